@@ -1,0 +1,184 @@
+// Package transit protects what is on the wire (DP-3): which certificate a
+// listener shows, which TLS it speaks, and how many connections it holds.
+//
+// It decides nothing about callers. It remembers which listener a connection
+// came in by, because the network rules (NS-1, NS-2) want to know.
+package transit
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+// Limits of a connection. They bound what a client costs before the door has
+// seen a whole request.
+const (
+	headerTimeout = 10 * time.Second // TLS handshake, PROXY header, request header
+	idleTimeout   = 2 * time.Minute
+	stallTimeout  = time.Minute // a client that takes no byte of its answer for so long is gone
+	headerBytes   = 64 << 10
+	drainTimeout  = 30 * time.Second
+)
+
+// Options of a Listener.
+type Options struct {
+	Name    string // what network rules call this listener
+	Address string // host:port
+	TLS     *tls.Config
+	// Proxies may speak the PROXY protocol, and then must: they are believed
+	// about the address of their client. Nobody else is.
+	Proxies []netip.Prefix
+	// Forwarders are proxies that speak HTTP: like those of Proxies, one of their
+	// addresses stands for many clients.
+	Forwarders []netip.Prefix
+	// Connections bounds how many connections are held, 0 means no bound;
+	// PerAddress bounds how many of one address (not of a proxy).
+	Connections, PerAddress int
+	Log                     *slog.Logger
+}
+
+// A Listener is a bound address that is not served yet.
+type Listener struct {
+	o     Options
+	inner net.Listener
+	crowd *crowd
+}
+
+// Listen binds the address, so that a wrong or taken one fails before anything
+// is announced.
+func Listen(ctx context.Context, o Options) (*Listener, error) {
+	if o.TLS == nil {
+		return nil, errors.New("transit: a listener without TLS")
+	}
+	inner, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Address)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{o: o, inner: inner, crowd: newCrowd(o)}, nil
+}
+
+// Addr is the bound address.
+func (l *Listener) Addr() *net.TCPAddr { return l.inner.Addr().(*net.TCPAddr) }
+
+// Held is how many connections are open, Refused how many were turned away
+// because there were too many.
+func (l *Listener) Held() int       { return l.crowd.held() }
+func (l *Listener) Refused() uint64 { return l.crowd.refused.Load() }
+
+// Serve answers with h until ctx ends. Then it accepts nothing more, waits up to
+// 30 s for the requests under way, and returns nil.
+func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
+	var in net.Listener = &door{Listener: l.inner, crowd: l.crowd}
+	if len(l.o.Proxies) > 0 {
+		in = &proxyproto.Listener{Listener: in, ConnPolicy: believe(l.o.Proxies), ReadHeaderTimeout: headerTimeout}
+	}
+	server := &http.Server{
+		Handler:           h,
+		TLSConfig:         l.o.TLS,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    headerBytes,
+		ErrorLog:          slog.NewLogLogger(l.o.Log.With("listener", l.o.Name).Handler(), slog.LevelDebug),
+		ConnState:         l.crowd.state,
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, nameKey{}, l.o.Name)
+		},
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          128,
+			MaxReadFrameSize:              64 << 10,
+			MaxReceiveBufferPerConnection: 1 << 20,
+			MaxReceiveBufferPerStream:     512 << 10,
+			SendPingTimeout:               time.Minute,
+			PingTimeout:                   headerTimeout,
+			WriteByteTimeout:              stallTimeout,
+		},
+	}
+	defer server.Close()
+	drained := make(chan error, 1)
+	stop := context.AfterFunc(ctx, func() {
+		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		drained <- server.Shutdown(patience)
+	})
+	err := server.ServeTLS(in, "", "")
+	if stop() {
+		return err // the listener broke by itself
+	}
+	if err := <-drained; errors.Is(err, context.DeadlineExceeded) {
+		l.o.Log.Warn("requests were cut off: they took too long to finish", "listener", l.o.Name)
+	}
+	return nil
+}
+
+// Close frees the address of a listener that is not served.
+func (l *Listener) Close() error { return l.inner.Close() }
+
+type nameKey struct{}
+
+// Name is the listener that a request came in by; "" for none. The value hangs
+// on the connection, where no caller can write.
+func Name(ctx context.Context) string {
+	name, _ := ctx.Value(nameKey{}).(string)
+	return name
+}
+
+// believe takes a PROXY header from listed proxies only, and from them always:
+// one that forgets it would make its clients look like itself.
+func believe(proxies []netip.Prefix) proxyproto.ConnPolicyFunc {
+	return func(o proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) {
+		if a, ok := addr(o.Upstream); ok && listed(proxies, a) {
+			return proxyproto.REQUIRE, nil
+		}
+		return proxyproto.SKIP, nil // a header is then not TLS, and ends the connection
+	}
+}
+
+func addr(a net.Addr) (netip.Addr, bool) {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	return tcp.AddrPort().Addr().Unmap(), true
+}
+
+func listed(prefixes []netip.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// A conn gives up on a peer that stops taking bytes. The deadline is renewed
+// rarely, because a timer per TLS record would cost more than the copy.
+type conn struct {
+	net.Conn
+	crowd   *crowd
+	renewed atomic.Int64 // unix seconds
+}
+
+func (c *conn) Close() error {
+	c.crowd.gone(c)
+	return c.Conn.Close()
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	now := time.Now()
+	if s := now.Unix(); s-c.renewed.Load() > int64(stallTimeout/time.Second/4) {
+		c.renewed.Store(s)
+		if err := c.SetWriteDeadline(now.Add(stallTimeout)); err != nil {
+			return 0, err
+		}
+	}
+	return c.Conn.Write(p)
+}
