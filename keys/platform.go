@@ -1,0 +1,128 @@
+package keys
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Platform is the key of the server itself, from a file. Everything that the
+// server stores can be opened with it, and nothing without it.
+type Platform struct {
+	silent
+	key *[Size]byte
+}
+
+// OpenPlatform reads the platform key from the file path. Where there is no
+// file it makes one, and returns only when the file would survive a power cut,
+// because what is sealed next can be opened with nothing else. A process that
+// dies half-way leaves no half key: the file appears whole or not at all.
+//
+// A file of another size, or one that the group or others may read, is refused.
+func OpenPlatform(path string) (*Platform, error) {
+	p, err := readPlatform(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := createPlatform(path); err != nil {
+			return nil, fmt.Errorf("create the platform key: %w", err)
+		}
+		p, err = readPlatform(path)
+	}
+	return p, err
+}
+
+func readPlatform(path string) (*Platform, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("platform key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("platform key: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Size() != Size {
+		return nil, fmt.Errorf("platform key %s: not a file of %d bytes; restore it from its copy", path, Size)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
+	}
+	p := &Platform{key: new([Size]byte)}
+	if _, err := f.ReadAt(p.key[:], 0); err != nil {
+		return nil, fmt.Errorf("platform key: %w", err)
+	}
+	return p, nil
+}
+
+// createPlatform writes beside path and then links: unlike a rename, a link
+// never replaces a key that another process made first.
+func createPlatform(path string) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".platform-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	key := make([]byte, Size)
+	rand.Read(key)
+	defer clear(key)
+	if _, err := f.Write(key); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Derive returns the key of one purpose: "database", "token-check" … Keys of
+// different purposes tell nothing about each other or about the platform key.
+func (p *Platform) Derive(purpose string) []byte {
+	key, err := hkdf.Key(sha256.New, p.key[:], nil, "breakwater platform 1/"+purpose, Size)
+	if err != nil {
+		panic(err) // only for lengths that HKDF cannot yield
+	}
+	return key
+}
+
+// Wrap seals a secret with AES-256-GCM and binds id to it.
+func (p *Platform) Wrap(_ context.Context, id KeyID, secret []byte) (Wrapped, error) {
+	return Wrapped{id, p.wrapping().Seal(nil, nil, secret, []byte(id))}, nil
+}
+
+// Unwrap opens what Wrap sealed.
+func (p *Platform) Unwrap(_ context.Context, w Wrapped) ([]byte, error) {
+	secret, err := p.wrapping().Open(nil, nil, w.Data, []byte(w.ID))
+	if err != nil {
+		return nil, fmt.Errorf("unwrap %s: it was wrapped with another platform key, for another place, or is damaged", w.ID)
+	}
+	return secret, nil
+}
+
+func (p *Platform) wrapping() cipher.AEAD {
+	block, err := aes.NewCipher(p.Derive("wrap"))
+	if err != nil {
+		panic(err) // only for a wrong key length
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err)
+	}
+	return aead
+}
