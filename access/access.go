@@ -1,0 +1,271 @@
+// Package access decides what a caller may do (PA-7).
+//
+// A permission is an assignment: principal, actions, scope, until. The actions of
+// repository tokens, of the admin user and of anonymous callers are assignments
+// too. Decide is the one place that says yes; it has no memory and reads nothing.
+// A Grant carries who was let in, and the domain asks it on the first line of
+// every operation.
+package access
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"breakwater/fault"
+	"breakwater/identity"
+	"breakwater/ledger"
+	"breakwater/ref"
+)
+
+// A Need is one thing that somebody wants to do somewhere.
+type Need struct {
+	Action Action
+	Scope  ref.Scope
+	Mode   Mode // how the registry at Scope reads roles; "" is Legacy
+}
+
+// An Assignment lets a principal do what a role (or the listed actions) names,
+// at a scope and below it. Deny takes it away instead, whoever else gives it.
+type Assignment struct {
+	Principal string    // identity.Principal.ID; "" is the anonymous caller
+	Role      string    // GUID of a role; "" if Actions says it
+	Actions   []Action  // instead of a role: exactly these, in any mode
+	Scope     ref.Scope //
+	Prefix    string    // only for repositories at or below Scope whose name starts so: "samples/"
+	Deny      bool      //
+	Until     time.Time // zero for no end
+}
+
+// A Decision is the answer and what led to it.
+type Decision struct {
+	Allowed bool
+	Reason  Reason
+}
+
+// A Reason is why a Decision is as it is.
+type Reason string
+
+const (
+	Assigned   Reason = "assigned"
+	Unassigned Reason = "no assignment allows it"
+	Denied     Reason = "an assignment denies it"
+	Ceiled     Reason = "the token was not issued for it"
+)
+
+// Decide answers whether p may do n at the time now. A denial overrides; without
+// a match the answer is no; and a token's ceiling narrows what its principal may.
+func Decide(p identity.Principal, as []Assignment, n Need, now time.Time) Decision {
+	if p.Kind == "" || n.Action == "" || n.Scope == "" {
+		return Decision{false, Unassigned}
+	}
+	if p.Ceiling != nil && !under(p.Ceiling, n) {
+		return Decision{false, Ceiled}
+	}
+	answer := Decision{false, Unassigned}
+	for i := range as {
+		if !as[i].covers(p, n, now) {
+			continue
+		}
+		if as[i].Deny {
+			return Decision{false, Denied}
+		}
+		answer = Decision{true, Assigned}
+	}
+	return answer
+}
+
+func (a *Assignment) covers(p identity.Principal, n Need, now time.Time) bool {
+	if a.Principal != p.ID || !a.Scope.Covers(n.Scope) || (!a.Until.IsZero() && !now.Before(a.Until)) {
+		return false
+	}
+	if a.Prefix != "" {
+		if repo, ok := n.Scope.Repository(); !ok || !strings.HasPrefix(string(repo), a.Prefix) {
+			return false
+		}
+	}
+	if a.Role == "" {
+		return slices.Contains(a.Actions, n.Action)
+	}
+	r, ok := role(a.Role)
+	return ok && r.allows(n.Action, n.Mode)
+}
+
+// under reports whether the ceiling leaves room for n: an entry names the
+// repository (or the registry's catalog) and the action. What is not about
+// content is never under a ceiling.
+func under(c *identity.Ceiling, n Need) bool {
+	for _, row := range content {
+		if row.Action != n.Action {
+			continue
+		}
+		typ, name := "registry", "catalog"
+		if repo, ok := n.Scope.Repository(); ok {
+			typ, name = "repository", string(repo)
+		}
+		if (n.Action == CatalogRead) != (typ == "registry") {
+			return false
+		}
+		for i := range c.Access {
+			if e := &c.Access[i]; e.Type == typ && e.Name == name && slices.Contains(e.Actions, row.Scope) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A Registry is the registry that a grant is for, as far as decisions need it.
+type Registry struct {
+	UID           string
+	ID            ref.ID
+	Mode          Mode
+	AnonymousPull bool
+}
+
+// RegistryRef is another name of Registry, for callers outside the controls.
+type RegistryRef = Registry
+
+// A Call is the circumstances of a request, for the events it causes.
+type Call struct {
+	Correlation string
+	From        ledger.From
+	Start       time.Time // of the request; zero if unknown
+}
+
+// A Grant is what a caller may do in one registry. It is made by the door and
+// asked by the domain. The zero Grant opens nothing.
+type Grant struct{ in *granted }
+
+type granted struct {
+	registry    Registry
+	principal   identity.Principal
+	assignments []Assignment
+	call        Call
+}
+
+// NewGrant holds what a caller may do until the request ends.
+func NewGrant(r Registry, p identity.Principal, as []Assignment, c Call) Grant {
+	return Grant{&granted{r, p, as, c}}
+}
+
+// ServerGrant is for what the process does without being asked, such as its
+// first start: it may do everything, and its events say who it was.
+func ServerGrant(r Registry, c Call) Grant {
+	p := identity.Principal{ID: "server", Kind: identity.Server, Name: "breakwater"}
+	return NewGrant(r, p, []Assignment{{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}}, c)
+}
+
+// Allows is nil if the caller may do a at the scope, now; otherwise the fault
+// that says no, in the same words whatever the reason.
+func (g Grant) Allows(a Action, scope ref.Scope) error {
+	if g.Can(a, scope) {
+		return nil
+	}
+	return fault.New(fault.Denied, "the caller has no right to do this; ask the registry's owner for an assignment").
+		With(map[string]string{"action": string(a), "scope": string(scope)})
+}
+
+// Can is Allows as a yes or no.
+func (g Grant) Can(a Action, scope ref.Scope) bool { return g.Decide(a, scope).Allowed }
+
+// Decide is Can with its reason.
+func (g Grant) Decide(a Action, scope ref.Scope) Decision {
+	if g.in == nil {
+		return Decision{false, Unassigned}
+	}
+	return Decide(g.in.principal, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now())
+}
+
+// Registry is the UID of the registry; "" for the zero Grant.
+func (g Grant) Registry() string {
+	if g.in == nil {
+		return ""
+	}
+	return g.in.registry.UID
+}
+
+// RegistryID is the resource id of the registry.
+func (g Grant) RegistryID() ref.ID {
+	if g.in == nil {
+		return ""
+	}
+	return g.in.registry.ID
+}
+
+// Scope is the scope of the whole registry.
+func (g Grant) Scope() ref.Scope { return g.RegistryID().Scope() }
+
+// RepositoryScope is the scope of one repository of the registry.
+func (g Grant) RepositoryScope(r ref.Repository) ref.Scope {
+	return ref.RepositoryScope(g.RegistryID(), r)
+}
+
+// Principal is the caller.
+func (g Grant) Principal() identity.Principal {
+	if g.in == nil {
+		return identity.Principal{}
+	}
+	return g.in.principal
+}
+
+// Event starts an event about what the caller did: who, from where, in which
+// registry and in which request.
+func (g Grant) Event(category, operation string, scope ref.Scope) ledger.Event {
+	now := time.Now()
+	e := ledger.Event{Time: now, Category: category, Operation: operation, Scope: scope, Outcome: ledger.Success}
+	if g.in == nil {
+		return e
+	}
+	e.Registry, e.Who, e.From, e.Correlation = g.in.registry.UID, g.in.principal.Who(), g.in.call.From, g.in.call.Correlation
+	if !g.in.call.Start.IsZero() {
+		e.Duration = now.Sub(g.in.call.Start)
+	}
+	return e
+}
+
+// Ask is the part of the asked scopes that the caller has a right to, for the
+// access claim of a token. Asking for too much is no error: what is missing is
+// refused where it is used.
+func (g Grant) Ask(asked []identity.Access) []identity.Access {
+	given := []identity.Access{}
+	for _, a := range asked {
+		var actions []string
+		switch a.Type {
+		case "repository":
+			repo, err := ref.ParseRepository(a.Name)
+			if err != nil {
+				continue
+			}
+			for _, row := range content {
+				if row.Action != CatalogRead && (slices.Contains(a.Actions, row.Scope) || slices.Contains(a.Actions, "*")) &&
+					g.Can(row.Action, g.RepositoryScope(repo)) {
+					actions = append(actions, row.Scope)
+				}
+			}
+		case "registry":
+			if a.Name == "catalog" && slices.Contains(a.Actions, "*") && g.Can(CatalogRead, g.Scope()) {
+				actions = []string{"*"}
+			}
+		}
+		if actions != nil {
+			given = append(given, identity.Access{Type: a.Type, Name: a.Name, Actions: actions})
+		}
+	}
+	return given
+}
+
+// Settings is the section of a registry's properties that this control owns. The
+// zero value is the safe one.
+type Settings struct {
+	AnonymousPullEnabled bool `json:"anonymousPullEnabled"`
+	RoleAssignmentMode   Mode `json:"roleAssignmentMode,omitempty"` // Legacy (default) or ABAC
+}
+
+// Check refuses settings whose meaning is not certain.
+func (s Settings) Check() error {
+	if s.RoleAssignmentMode != "" && s.RoleAssignmentMode != Legacy && s.RoleAssignmentMode != ABAC {
+		return fault.New(fault.BadRequest, "roleAssignmentMode is %s or %s", Legacy, ABAC)
+	}
+	return nil
+}

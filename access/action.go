@@ -1,0 +1,88 @@
+package access
+
+import "strings"
+
+// An Action is what somebody wants to do, spelled as Azure's provider spells it.
+// Case does not matter.
+type Action string
+
+const registries = "Microsoft.ContainerRegistry/registries/"
+
+// Actions on content. They are the data actions of the provider; Role.allows
+// tells which control-plane action stands for each in a registry with legacy
+// permissions.
+const (
+	ContentRead   Action = registries + "repositories/content/read"   // pull
+	ContentWrite  Action = registries + "repositories/content/write"  // push
+	ContentDelete Action = registries + "repositories/content/delete" // delete manifests, tags and blobs
+	MetadataRead  Action = registries + "repositories/metadata/read"  // list tags, look at attributes
+	MetadataWrite Action = registries + "repositories/metadata/write" // change attributes
+	CatalogRead   Action = registries + "catalog/read"                // list repositories
+)
+
+// Actions on resources.
+const (
+	RegistryRead         Action = registries + "read"
+	RegistryWrite        Action = registries + "write"
+	RegistryDelete       Action = registries + "delete"
+	ScopeMapRead         Action = registries + "scopeMaps/read"
+	ScopeMapWrite        Action = registries + "scopeMaps/write"
+	ScopeMapDelete       Action = registries + "scopeMaps/delete"
+	TokenRead            Action = registries + "tokens/read"
+	TokenWrite           Action = registries + "tokens/write"
+	TokenDelete          Action = registries + "tokens/delete"
+	GenerateCredentials  Action = registries + "generateCredentials/action"
+	RegenerateCredential Action = registries + "regenerateCredential/action"
+	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
+	RoleAssignmentRead   Action = "Microsoft.Authorization/roleAssignments/read"
+	RoleAssignmentWrite  Action = "Microsoft.Authorization/roleAssignments/write"
+	RoleAssignmentDelete Action = "Microsoft.Authorization/roleAssignments/delete"
+	UserRead             Action = "Breakwater.Identity/users/read"
+	UserWrite            Action = "Breakwater.Identity/users/write"
+	UserDelete           Action = "Breakwater.Identity/users/delete"
+)
+
+// content has a row for each action on content: the control-plane action that
+// stands for it in legacy mode, and its name in the scopes of the token endpoint
+// and in the actions of scope maps.
+var content = [...]struct {
+	Action   Action
+	Legacy   Action
+	Scope    string // repository:<name>:<Scope>
+	ScopeMap string // repositories/<name>/<ScopeMap>; "" if scope maps cannot give it
+}{
+	{ContentRead, registries + "pull/read", "pull", "content/read"},
+	{ContentWrite, registries + "push/write", "push", "content/write"},
+	{ContentDelete, registries + "artifacts/delete", "delete", "content/delete"},
+	{MetadataRead, registries + "pull/read", "metadata_read", "metadata/read"},
+	{MetadataWrite, registries + "metadata/write", "metadata_write", "metadata/write"},
+	{CatalogRead, registries + "pull/read", "*", ""},
+}
+
+// match reports whether the pattern of a role names the action: "*" stands for
+// any run of characters, and case does not matter.
+func match(pattern string, a Action) bool {
+	p, i, star, retry := 0, 0, -1, 0
+	for i < len(a) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, retry = p, i
+			p++
+		case p < len(pattern) && lower(pattern[p]) == lower(a[i]):
+			p, i = p+1, i+1
+		case star >= 0: // let the last star swallow one character more
+			retry++
+			p, i = star+1, retry
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
+}
