@@ -1,0 +1,168 @@
+package gate
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// chunk is how much of a body is moved at once: large enough that the cost of a
+// call is nothing, small enough that a thousand streams fit in memory.
+const chunk = 128 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// errSilenced is what a handler gets that writes after the door has refused.
+var errSilenced = errors.New("gate: the answer was replaced by a refusal")
+
+// An answer is the http.ResponseWriter that a handler gets. Before the first
+// byte leaves it asks the door, once, whether the ledger has taken the call.
+type answer struct {
+	http.ResponseWriter
+	before func(status int) error // nil if nothing is to be recorded
+	status int                    // 0 until the answer has begun
+	err    error                  // why the handler's answer must not leave
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) WriteHeader(status int) {
+	if a.status != 0 || a.err != nil {
+		return
+	}
+	if a.before != nil && status >= 200 {
+		if a.err = a.before(status); a.err != nil {
+			return
+		}
+	}
+	if status >= 200 {
+		a.status = status
+	}
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) begin() error {
+	if a.status == 0 {
+		a.WriteHeader(http.StatusOK)
+	}
+	if a.err != nil {
+		return errSilenced
+	}
+	return nil
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	if err := a.begin(); err != nil {
+		return 0, err
+	}
+	return a.ResponseWriter.Write(p)
+}
+
+func (a *answer) WriteString(s string) (int, error) {
+	if err := a.begin(); err != nil {
+		return 0, err
+	}
+	return io.WriteString(a.ResponseWriter, s)
+}
+
+// ReadFrom moves a body in large pieces. net/http's own would fall back to 32 KiB
+// because a TLS connection cannot send files; a source that can write itself,
+// such as a sealed stream, is not copied at all.
+func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
+	if err := a.begin(); err != nil {
+		return 0, err
+	}
+	if l, ok := src.(*io.LimitedReader); ok {
+		if wt, ok := l.R.(io.WriterTo); ok {
+			w := &limited{w: a.ResponseWriter, left: l.N}
+			_, err := wt.WriteTo(w)
+			if w.left == 0 {
+				err = nil // the source stopped because it was told to
+			}
+			n := l.N - w.left
+			l.N = w.left
+			return n, err
+		}
+	} else if wt, ok := src.(io.WriterTo); ok {
+		return wt.WriteTo(a.ResponseWriter)
+	}
+	buf := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(buf)
+	for {
+		m, err := src.Read(buf[:])
+		if m > 0 {
+			w, werr := a.ResponseWriter.Write(buf[:m])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// limited takes left bytes and then io.EOF, which ends the WriteTo that feeds it.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if int64(len(p)) < l.left {
+		n, err := l.w.Write(p)
+		l.left -= int64(n)
+		return n, err
+	}
+	n, err := l.w.Write(p[:l.left])
+	l.left -= int64(n)
+	if err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// A body is a request's body that must keep coming: 1 KiB for each second of
+// stall in any such span of time, or reading it fails and the connection ends. A
+// slow client holds memory and an upload session; the length of a body says
+// nothing about its patience.
+type body struct {
+	io.ReadCloser
+	control *http.ResponseController
+	stall   time.Duration
+	renewed time.Time
+	brought int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.renewed.IsZero() || b.brought >= int64(b.stall/time.Second)<<10 {
+		if now := time.Now(); now.Sub(b.renewed) >= time.Second {
+			if err := b.control.SetReadDeadline(now.Add(b.stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+				return 0, err
+			}
+			b.renewed, b.brought = now, 0
+		}
+	}
+	n, err := b.ReadCloser.Read(p)
+	b.brought += int64(n)
+	if err == io.EOF {
+		b.rest()
+	}
+	return n, err
+}
+
+// rest lifts the deadline: what the handler does with a whole body may take its
+// time.
+func (b *body) rest() {
+	if !b.renewed.IsZero() {
+		b.renewed, b.brought = time.Time{}, 0
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+}

@@ -1,0 +1,324 @@
+package gate
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"breakwater/access"
+	"breakwater/fault"
+	"breakwater/identity"
+	"breakwater/ledger"
+	"breakwater/network"
+	"breakwater/ref"
+	"breakwater/registry"
+	"breakwater/transit"
+)
+
+// A Gate is the door. Its surfaces share it: limits are for callers, not for
+// dialects.
+type Gate struct {
+	o         Options
+	underway  atomic.Int64
+	callers   *meter[string]
+	strangers *meter[netip.Addr]
+	metrics   metrics
+}
+
+// New makes the door of this process.
+func New(o Options) *Gate {
+	l := &o.Limits
+	if l.Requests == 0 {
+		l.Requests = 2048
+	}
+	if l.Caller == 0 {
+		l.Caller = 10_000
+	}
+	if l.Stranger == 0 {
+		l.Stranger = 1_000
+	}
+	if l.BodyStall == 0 {
+		l.BodyStall = time.Minute
+	}
+	return &Gate{
+		o:         o,
+		callers:   newMeter[string](l.Caller),
+		strangers: newMeter[netip.Addr](l.Stranger),
+		metrics:   newMetrics(o.Metrics),
+	}
+}
+
+// Serve lets requests for one surface in.
+func (g *Gate) Serve(s Surface) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.serve(s, w, r)
+	})
+}
+
+// A visit is one request on its way through the door.
+type visit struct {
+	answer
+	start       time.Time
+	correlation string
+	call        Call
+	registry    *registry.Registry // nil until it is found
+	origin      network.Origin
+	principal   identity.Principal // zero until it is proven
+	shown       bool               // a credential was shown
+	throttled   bool               // refused for haste
+	silent      bool               // … and the ledger knows about this caller already
+	more        map[string]string  // for the event
+}
+
+func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
+	v := &visit{answer: answer{ResponseWriter: w}, start: time.Now(), correlation: correlation(r.Header)}
+	v.uncover()
+	if r.ProtoMajor == 1 && r.TransferEncoding != nil {
+		// A request that was framed twice looks the same here, and what follows it on
+		// this connection might be somebody's forgery.
+		w.Header()["Connection"] = []string{"close"}
+	}
+	if r.ContentLength != 0 {
+		r.Body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), stall: g.o.Limits.BodyStall}
+	}
+	underway := g.underway.Add(1)
+	defer func() {
+		g.underway.Add(-1)
+		broken := false
+		if p := recover(); p == http.ErrAbortHandler {
+			broken = true
+		} else if p != nil {
+			g.metrics.panics.Inc()
+			broken = !g.refuse(s, v, r, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+		g.metrics.count(v.call.Operation, v.status, time.Since(v.start))
+		if broken {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	err := error(nil)
+	if underway > int64(g.o.Limits.Requests) {
+		err = fault.New(fault.TooManyRequests, "the server is busy; try again").After(time.Second)
+	} else if err = g.pass(s, v, r); err == nil {
+		v.WriteHeader(http.StatusOK) // for a handler that had nothing to say
+		err = v.err
+	}
+	if err != nil && !g.refuse(s, v, r, err) {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// pass is the way in. Whatever it returns is said no to in one place, refuse.
+func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
+	ctx := r.Context()
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return fmt.Errorf("remote address %q: %w", r.RemoteAddr, err)
+	}
+	v.origin = g.o.Proxies.Origin(peer, r.Header, transit.Name(ctx))
+	if v.call, err = s.Route(r); err != nil {
+		return g.stranger(v, err)
+	}
+	if v.registry, err = g.o.Registries.ByHost(ctx, r.Host); err != nil {
+		return g.stranger(v, err)
+	}
+	if !v.call.Control {
+		if err := v.registry.Allow(v.origin); err != nil {
+			return g.stranger(v, err)
+		}
+	}
+	if err := g.identify(ctx, v, r); err != nil {
+		return err
+	}
+	assignments, err := g.o.Access.Assignments(ctx, v.registry.Ref(), v.principal)
+	if err != nil {
+		return err
+	}
+	grant := access.NewGrant(v.registry.Ref(), v.principal, assignments, access.Call{
+		Correlation: v.correlation, From: v.from(r), Start: v.start,
+	})
+	if len(v.call.Needs) == 0 && !v.call.Anyone && !v.principal.Proven() {
+		return fault.New(fault.Denied, "") // which becomes a challenge
+	}
+	for _, n := range v.call.Needs {
+		if err := grant.Allows(n.Action, n.at(grant)); err != nil {
+			return err
+		}
+	}
+	if v.call.Read {
+		v.before = func(status int) error {
+			return g.o.Ledger.Note(ctx, v.event(r, status, ""))
+		}
+	}
+	return v.call.Handler(&v.answer, r, grant)
+}
+
+// identify finds out who calls, and slows down who calls too often.
+func (g *Gate) identify(ctx context.Context, v *visit, r *http.Request) (err error) {
+	shown := v.call.Credentials
+	if shown == nil {
+		of, err := identity.FromRequest(r)
+		if err != nil {
+			v.shown = true
+			return g.stranger(v, err)
+		}
+		shown = &of
+	}
+	v.shown = !shown.None()
+	if v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), *shown, v.origin); err != nil {
+		return g.stranger(v, err)
+	}
+	if v.principal.ID == "" {
+		return g.stranger(v, nil)
+	}
+	wait, tell, before := g.callers.take(v.principal.ID)
+	return v.hasty(nil, wait, tell, before)
+}
+
+// stranger charges a request that nobody answers for to its address. It returns
+// the reason err, unless that address has asked too often.
+func (g *Gate) stranger(v *visit, err error) error {
+	wait, tell, before := g.strangers.take(neighbourhood(v.origin.Addr))
+	return v.hasty(err, wait, tell, before)
+}
+
+func (v *visit) hasty(err error, wait time.Duration, tell bool, before int64) error {
+	if wait == 0 {
+		return err
+	}
+	f := fault.New(fault.TooManyRequests, "too many requests; wait, then try again").After(wait)
+	switch v.throttled = true; {
+	case !tell:
+		v.silent = true
+	case before > 0:
+		v.more = map[string]string{"refusedBefore": strconv.FormatInt(before, 10)}
+	}
+	return f
+}
+
+func (n Need) at(g access.Grant) ref.Scope {
+	switch {
+	case n.Scope != "":
+		return n.Scope
+	case n.Repository != "":
+		return g.RepositoryScope(n.Repository)
+	}
+	return g.Scope()
+}
+
+// refuse is the one place where an error becomes an answer, a line in the ledger
+// and a line in the log. It returns false if the answer had begun: then all that
+// is left is to break the connection.
+func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
+	f := fault.From(err)
+	if f.Code == fault.Denied && !v.shown {
+		f = fault.New(fault.Unauthenticated, "authentication required")
+	}
+	gone := r.Context().Err() != nil
+	if level := severity(f, gone); g.o.Log.Enabled(r.Context(), level) {
+		g.o.Log.LogAttrs(r.Context(), level, "request failed",
+			slog.String("correlation", v.correlation), slog.String("operation", v.call.Operation),
+			slog.String("method", r.Method), slog.String("path", r.URL.EscapedPath()),
+			slog.String("address", v.origin.String()), slog.Any("error", err))
+	}
+	if v.status != 0 {
+		return false
+	}
+	if gone && f.Code == fault.Internal {
+		return false // nobody waits for an answer, and nothing was decided
+	}
+	v.before, v.err = nil, nil
+	if !v.silent {
+		if err := g.record(v, r, f); err != nil {
+			g.o.Log.ErrorContext(r.Context(), "the ledger took no refusal", "correlation", v.correlation, "error", err)
+			f = fault.New(fault.Unavailable, "the server cannot record what it does, so it does nothing; try again").After(time.Second)
+		}
+	}
+	v.uncover()
+	if f.Retry > 0 {
+		v.Header().Set("Retry-After", strconv.Itoa(int((f.Retry+time.Second-1)/time.Second)))
+	}
+	s.Error(&v.answer, r, f)
+	v.WriteHeader(f.Code.Row().Status)
+	return true
+}
+
+// record puts a refusal or failure in the ledger: on disk if somebody who shows a
+// credential was refused, so that guesses and probes outlive a power cut. A
+// request without any is only asked who it is, or asks for what is not there, and
+// must not be able to keep the disk busy.
+func (g *Gate) record(v *visit, r *http.Request, f *fault.Error) error {
+	if v.call.Operation == "" {
+		return nil // nothing of ours was asked for
+	}
+	ctx := context.WithoutCancel(r.Context())
+	e := v.event(r, f.Code.Row().Status, f.Code.String())
+	if v.shown && (e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden || v.throttled) {
+		if err := g.o.Ledger.Record(ctx, e); err == nil {
+			return nil
+		}
+		// A full disk takes no row, but what was set aside for notes it has.
+	}
+	return g.o.Ledger.Note(ctx, e)
+}
+
+func severity(f *fault.Error, gone bool) slog.Level {
+	switch {
+	case gone || f.Code.Row().Status < 500:
+		return slog.LevelDebug
+	case f.Code == fault.Internal:
+		return slog.LevelError
+	}
+	return slog.LevelWarn
+}
+
+// event is what the ledger shall know about this visit.
+func (v *visit) event(r *http.Request, status int, reason string) ledger.Event {
+	now := time.Now()
+	e := ledger.Event{
+		Time: now, Category: v.call.Category, Operation: v.call.Operation,
+		Who: v.principal.Who(), From: v.from(r), Outcome: ledger.Success, Reason: reason, Status: status,
+		Correlation: v.correlation, Duration: now.Sub(v.start),
+	}
+	switch {
+	case status >= 500:
+		e.Outcome = ledger.Failure
+	case status >= 400:
+		e.Outcome = ledger.Refused
+	}
+	if v.registry != nil {
+		e.Registry, e.Scope = v.registry.UID, v.registry.ID.Scope()
+	}
+	if v.call.Detail != nil {
+		e.Detail = *v.call.Detail
+		if e.Detail.Repository != "" && v.registry != nil {
+			e.Scope = ref.RepositoryScope(v.registry.ID, e.Detail.Repository)
+		}
+	}
+	if v.more != nil {
+		e.Detail.More = v.more
+	}
+	return e
+}
+
+func (v *visit) from(r *http.Request) ledger.From {
+	return ledger.From{Address: v.origin.Addr, Listener: v.origin.Listener, Host: r.Host, UserAgent: r.UserAgent()}
+}
+
+// uncover leaves only the headers that every answer has.
+func (v *visit) uncover() {
+	h := v.Header()
+	for k := range h {
+		if k != "Connection" {
+			delete(h, k)
+		}
+	}
+	h["X-Ms-Correlation-Request-Id"] = []string{v.correlation}
+	h["X-Content-Type-Options"] = []string{"nosniff"}
+}
