@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"breakwater/db/dbtest"
+)
+
+// The test binary is also the breakwater command of the stories, so a race in
+// the server fails the story that met it.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"breakwater": main})
+}
+
+// Stories run the real binary with real clients, each in a folder, on ports and
+// with a home of its own. What they can say beside testscript's own commands is
+// the table storyCommands.
+func TestStories(t *testing.T) {
+	tellStories(t, "testdata/script/*.txtar", func() string { return "" })
+}
+
+// The stories about the server itself, told again on PostgreSQL.
+func TestStoriesOnPostgreSQL(t *testing.T) {
+	tellStories(t, "testdata/script/server-*.txtar", func() string { return dbtest.PostgresURL(t) })
+}
+
+// A storyKey names what a story keeps in its environment.
+type storyKey int
+
+const (
+	theTest storyKey = iota
+	theServer
+)
+
+// A server is one breakwater serve at a time, on the same data and ports.
+type server struct {
+	cmd  *exec.Cmd
+	done chan error
+	log  *os.File
+}
+
+func tellStories(t *testing.T, pattern string, database func() string) {
+	files, err := filepath.Glob(pattern)
+	if err != nil || len(files) == 0 {
+		t.Fatal("no stories match ", pattern)
+	}
+	checkout, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Files:               files,
+		Cmds:                storyCommands,
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			home, run := env.WorkDir+"/home", env.WorkDir+"/run"
+			if err := errors.Join(os.MkdirAll(home, 0o700), os.MkdirAll(run, 0o700)); err != nil {
+				return err
+			}
+			storage := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", home+"/graph", run)
+			for name, value := range map[string]string{
+				"PATH":                    checkout + "/.bin:" + env.Getenv("PATH"),
+				"HOME":                    home,
+				"XDG_RUNTIME_DIR":         run,
+				"REGISTRY_AUTH_FILE":      home + "/.docker/config.json",
+				"CONTAINERS_STORAGE_CONF": home + "/storage.conf",
+				"DATA":                    env.WorkDir + "/data",
+				"HOST":                    "localhost:" + freePort(t),
+				"OPS":                     "127.0.0.1:" + freePort(t),
+				"DATABASE":                database(),
+			} {
+				env.Setenv(name, value)
+			}
+			s := &server{}
+			env.Values[theTest], env.Values[theServer] = env.T(), s
+			env.Defer(func() { s.end(syscall.SIGKILL) })
+			return os.WriteFile(home+"/storage.conf", []byte(storage), 0o600)
+		},
+	})
+}
+
+var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
+	"needs":  needs,
+	"serve":  serve,
+	"crash":  crash,
+	"halt":   halt,
+	"keep":   keep,
+	"http":   request,
+	"random": random,
+	"until":  until,
+}
+
+// needs COMMAND...: the story is about these clients. Without them it is
+// skipped, in CI it fails.
+func needs(ts *testscript.TestScript, neg bool, commands []string) {
+	path := filepath.SplitList(ts.Getenv("PATH"))
+	for _, c := range commands {
+		found := false
+		for _, dir := range path {
+			info, err := os.Stat(filepath.Join(dir, c))
+			found = found || err == nil && info.Mode()&0o111 != 0
+		}
+		if found {
+			continue
+		}
+		if os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "" {
+			ts.Fatalf("%s is not installed; scripts/install-test-tools installs it", c)
+		}
+		ts.Value(theTest).(testscript.T).Skip(c + " is not installed; scripts/install-test-tools installs it")
+	}
+}
+
+// serve [FLAG...] starts the server of the story and waits until it is ready.
+// Afterwards $HOST is its registry, $USERNAME and $PASSWORD the owner's login
+// and $CA its authority.
+func serve(ts *testscript.TestScript, neg bool, flags []string) {
+	s := ts.Value(theServer).(*server)
+	if s.cmd != nil {
+		ts.Fatalf("the server runs already; crash or halt it first")
+	}
+	args := []string{"serve", "--data", ts.Getenv("DATA"), "--listen", ts.Getenv("HOST"), "--ops", ts.Getenv("OPS")}
+	if url := ts.Getenv("DATABASE"); url != "" {
+		args = append(args, "--database", url)
+	}
+	log, err := os.OpenFile(ts.MkAbs("serve.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	binary, err := os.Executable()
+	ts.Check(err)
+	cmd := exec.Command(binary, append(args, flags...)...)
+	cmd.Args[0] = "breakwater" // which the test binary takes as its name
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Stderr, cmd.Stdout = log, log
+	ts.Check(cmd.Start())
+	*s = server{cmd: cmd, done: make(chan error, 1), log: log}
+	go func() { s.done <- cmd.Wait() }()
+
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		response, err := http.Get("http://" + ts.Getenv("OPS") + "/readyz")
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				break
+			}
+		}
+		select {
+		case err := <-s.done:
+			s.done <- err
+			ts.Fatalf("the server ended before it was ready: %v\n%s", err, ts.ReadFile("serve.log"))
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server is not ready:\n%s", ts.ReadFile("serve.log"))
+		}
+	}
+	var owner struct{ Registry, Username, Password, CAFile string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(ts.Getenv("DATA")+"/owner.json")), &owner))
+	ts.Setenv("HOST", owner.Registry)
+	ts.Setenv("USERNAME", owner.Username)
+	ts.Setenv("PASSWORD", owner.Password)
+	ts.Setenv("CA", owner.CAFile)
+}
+
+// crash kills the server with signal 9.
+func crash(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Value(theServer).(*server).end(syscall.SIGKILL)
+}
+
+// halt asks the server to stop, which it does in order: with status 0.
+func halt(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(ts.Value(theServer).(*server).end(syscall.SIGTERM))
+}
+
+func (s *server) end(signal os.Signal) error {
+	if s.cmd == nil {
+		return nil
+	}
+	s.cmd.Process.Signal(signal)
+	err := <-s.done
+	s.log.Close()
+	s.cmd = nil
+	return err
+}
+
+// keep NAME PATTERN takes what the first group of the pattern matches in the
+// last standard output as the variable NAME.
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: keep NAME PATTERN")
+	}
+	out := ts.ReadFile("stdout")
+	found := regexp.MustCompile(args[1]).FindStringSubmatch(out)
+	if len(found) != 2 {
+		ts.Fatalf("%s is not in %q", args[1], out)
+	}
+	ts.Setenv(args[0], found[1])
+}
+
+// http METHOD PATH [user USER:PASSWORD] [bearer TOKEN] [header 'NAME: VALUE'] [body FILE]
+// asks the server and prints status, headers and body.
+func request(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || len(args)%2 != 0 {
+		ts.Fatalf("usage: http METHOD PATH [user|bearer|header|body VALUE]...")
+	}
+	var body io.Reader
+	header := http.Header{}
+	for i := 2; i < len(args); i += 2 {
+		switch value := args[i+1]; args[i] {
+		case "user":
+			r := http.Request{Header: header}
+			name, password, _ := strings.Cut(value, ":")
+			r.SetBasicAuth(name, password)
+		case "bearer":
+			header.Set("Authorization", "Bearer "+value)
+		case "header":
+			name, value, _ := strings.Cut(value, ": ")
+			header.Add(name, value)
+		case "body":
+			content, err := os.ReadFile(ts.MkAbs(value))
+			ts.Check(err)
+			body = bytes.NewReader(content)
+		default:
+			ts.Fatalf("http: what is %q?", args[i])
+		}
+	}
+	r, err := http.NewRequest(args[0], "https://"+ts.Getenv("HOST")+args[1], body)
+	ts.Check(err)
+	r.Header = header
+	authority := x509.NewCertPool()
+	authority.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("CA"))))
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority}}
+	defer transport.CloseIdleConnections()
+	response, err := transport.RoundTrip(r)
+	ts.Check(err)
+	defer response.Body.Close()
+	fmt.Fprintln(ts.Stdout(), response.Status)
+	response.Header.Write(ts.Stdout())
+	fmt.Fprintln(ts.Stdout())
+	_, err = io.Copy(ts.Stdout(), response.Body)
+	ts.Check(err)
+}
+
+// random FILE BYTES writes bytes that do not compress; the same for one size.
+func random(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: random FILE BYTES")
+	}
+	var size int64
+	_, err := fmt.Sscan(args[1], &size)
+	ts.Check(err)
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{byte(size), byte(size >> 8), byte(size >> 16)}), size)
+	ts.Check(errors.Join(err, f.Close()))
+}
+
+// until COMMAND... runs a command again until it succeeds, for up to 20 seconds.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s: %v", strings.Join(args, " "), err)
+		}
+	}
+}
+
+// freePort is a port of the loopback address that nobody listens on now.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
