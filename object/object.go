@@ -24,7 +24,7 @@ type Store interface {
 	// fs.ErrExist and its object stays as it was; a full disk is
 	// fault.StorageFull; a store that cannot be written is fault.Unavailable.
 	//
-	// Where r implements io.WriterTo, its writes go to the disk as they are.
+	// A disk writes the pieces that r's WriteTo writes, if it has one.
 	Put(ctx context.Context, key string, r io.Reader) (size int64, err error)
 
 	// Open opens an object for reading. An absent one is fs.ErrNotExist. An
