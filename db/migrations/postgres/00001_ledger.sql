@@ -1,6 +1,6 @@
 -- +goose Up
 -- A counter numbers the events of one registry. It is updated in the transaction that adds them, which orders commits: a reader
--- that has seen n has seen everything before n. at never goes back; late is the longest an event had waited for its row (µs).
+-- that has seen n has seen everything before n. at never goes back; late (µs) bounds how long an event ever waited for its row.
 CREATE TABLE counter (
 	registry TEXT COLLATE "C" NOT NULL PRIMARY KEY,
 	n        BIGINT NOT NULL,

@@ -5,5 +5,5 @@ CREATE TABLE resource (
 	type TEXT NOT NULL,
 	etag TEXT NOT NULL,
 	doc  TEXT NOT NULL
-);
+) STRICT;
 CREATE INDEX resource_type ON resource (type, id);
