@@ -63,11 +63,21 @@ type dataKey struct {
 	secret   [Size]byte
 }
 
-// Registry is the uid of the registry whose key it is.
-func (k DataKey) Registry() string { return k.registry }
+// Registry is the uid of the registry whose key it is; "" of the zero DataKey.
+func (k DataKey) Registry() string {
+	if k.dataKey == nil {
+		return ""
+	}
+	return k.registry
+}
 
-// Version is the number of the key in its ring, from 1.
-func (k DataKey) Version() uint32 { return k.version }
+// Version is the number of the key in its ring, from 1; 0 of the zero DataKey.
+func (k DataKey) Version() uint32 {
+	if k.dataKey == nil {
+		return 0
+	}
+	return k.version
+}
 
 // Derive returns a key for one object and a commitment to it: the two halves of
 // HKDF-SHA256(data key, salt, info). Who can make two data keys, salts or infos

@@ -101,11 +101,16 @@ func (d *Disk) Put(ctx context.Context, key string, r io.Reader) (size int64, er
 	return size, nil
 }
 
+// early is how much is written before the disk is asked to begin with it, so
+// that the fsync at the end of a large object does not stand still for all of it.
+const early = 8 << 20
+
 // A sink tells the errors of its file from those of what is copied into it.
 type sink struct {
-	ctx context.Context
-	f   *os.File
-	err error // of f
+	ctx       context.Context
+	f         *os.File
+	err       error // of f
+	size, old int64 // written; of that, what the disk has begun with
 }
 
 func (s *sink) Write(p []byte) (n int, err error) {
@@ -113,6 +118,11 @@ func (s *sink) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	n, s.err = s.f.Write(p)
+	s.size += int64(n)
+	if s.size-s.old >= early {
+		beginWriteback(s.f, s.old, s.size-s.old)
+		s.old = s.size
+	}
 	return n, s.err
 }
 

@@ -1,13 +1,20 @@
 // Package seal decides how bytes are encrypted (DP-4): every object and every
-// manifest, with a key of its own, bound to its place, so that whoever can read
-// or change the raw storage learns and changes nothing unseen.
+// manifest, with a key of its own, bound to its place, so that who can read the
+// raw storage learns nothing, and who can change it changes nothing unseen.
 //
-// docs/format.md describes the bytes.
+// The bytes are a header of ours and Tink's AES-GCM-HKDF streaming layout:
+// segments of 64 KiB that open one by one. docs/format.md has them in full.
 package seal
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
 	"errors"
-	"io"
+	"fmt"
+	"math"
 
 	"breakwater/keys"
 )
@@ -16,67 +23,180 @@ import (
 // reordered, moved to another place, or sealed with another key.
 var ErrDamaged = errors.New("sealed bytes are damaged or from another place")
 
-// A Place is where a sealed object belongs. It is bound to the bytes: moved to
-// another place they do not open.
+// A Place is where sealed bytes belong. It is bound to them: moved to another
+// place they do not open.
 type Place struct {
 	Registry string // uid
-	Object   string // the key in the object store, or the column and row
+	Object   string // the key in the object store, or the table and row
 }
 
-// NewReader returns the sealed form of src. It implements io.WriterTo, which
-// writes a few large pieces. When src fails, so does the reader, and what came
-// out of it so far does not open. No error but io.EOF ends a whole object.
-func NewReader(src io.Reader, k keys.DataKey, p Place) io.Reader { return nil }
+const (
+	segment = 1 << 16 // sealed bytes of every segment but the last
+	tagSize = 16      // at the end of every segment
 
-// NewWriter seals what is written to it onto dst. Close writes the last
-// segment; what was not closed does not open.
-func NewWriter(dst io.Writer, k keys.DataKey, p Place) (*Writer, error) { return nil, nil }
+	headSize   = 12                         // what a reader must know first
+	saltAt     = headSize + keys.Size + 1   // after the commitment and Tink's length byte
+	prefixAt   = saltAt + keys.Size         // after the salt
+	prefixSize = 7                          // of the nonce
+	headerSize = prefixAt + prefixSize      // where the first segment's ciphertext starts
+	tinkHeader = 1 + keys.Size + prefixSize // what Tink's length byte says
+)
 
-// A Writer seals what is written to it.
-type Writer struct{}
+// The two forms, in the fifth byte.
+const (
+	segmented = 1 // segments of 64 KiB
+	whole     = 2 // one segment, whatever its length
+)
 
-func (w *Writer) Write(p []byte) (int, error) { return 0, nil }
-func (w *Writer) Close() error                { return nil }
+// head is what a reader must know to find the key. All of it goes into the
+// key's derivation, so none of it can be changed.
+func head(form byte, version uint32) [headSize]byte {
+	h := [headSize]byte{'B', 'W', 'S', 1, form}
+	if form == segmented {
+		h[5] = 16 // log2 of the segment
+	}
+	binary.BigEndian.PutUint32(h[8:], version)
+	return h
+}
 
-// Open opens sealed bytes of the given length for reading. It checks the first
-// and the last segment's place at once, so a truncated object is ErrDamaged
-// before anything of it was read.
-func Open(r io.ReaderAt, size int64, ring *keys.Ring, p Place) (*Reader, error) { return nil, nil }
+// A cryptor seals or opens the segments of one object.
+type cryptor struct {
+	aead   cipher.AEAD
+	prefix [prefixSize]byte
+}
 
-// A Reader reads what is sealed, anywhere in it. Its methods may be called at
-// the same time.
-type Reader struct{}
+// derive makes the cryptor that belongs to a head, a salt and a place, and the
+// commitment to its key.
+func derive(k keys.DataKey, h [headSize]byte, salt []byte, p Place) (c cryptor, commitment [keys.Size]byte, err error) {
+	if k.Registry() != p.Registry || len(p.Registry) > math.MaxUint16 || len(p.Object) > math.MaxUint16 {
+		return c, commitment, fmt.Errorf("seal: key of registry %q used for a place in %q", k.Registry(), p.Registry)
+	}
+	info := make([]byte, 0, 128)
+	info = append(info, "breakwater seal\x00"...)
+	info = append(info, h[:]...)
+	info = binary.BigEndian.AppendUint16(info, uint16(len(p.Registry)))
+	info = append(info, p.Registry...)
+	info = binary.BigEndian.AppendUint16(info, uint16(len(p.Object)))
+	info = append(info, p.Object...)
+	key, commitment, err := k.Derive(salt, info)
+	if err != nil {
+		return c, commitment, err
+	}
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		return c, commitment, err
+	}
+	c.aead, err = cipher.NewGCM(block)
+	return c, commitment, err
+}
 
-// Size is the length of the plaintext.
-func (r *Reader) Size() int64 { return 0 }
+// begin makes the cryptor of a new object and writes its header into dst.
+func begin(dst []byte, form byte, k keys.DataKey, p Place) (cryptor, error) {
+	h := head(form, k.Version())
+	dst = dst[:headerSize]
+	rand.Read(dst[saltAt:])
+	c, commitment, err := derive(k, h, dst[saltAt:prefixAt], p)
+	copy(dst, h[:])
+	copy(dst[headSize:], commitment[:])
+	dst[saltAt-1] = tinkHeader
+	copy(c.prefix[:], dst[prefixAt:])
+	return c, err
+}
 
-// ReadAt implements io.ReaderAt.
-func (r *Reader) ReadAt(p []byte, off int64) (int, error) { return 0, nil }
+// resume makes the cryptor of the sealed object that starts with b.
+func resume(b []byte, form byte, ring *keys.Ring, p Place) (cryptor, error) {
+	if len(b) < headerSize+tagSize {
+		return cryptor{}, fmt.Errorf("%w: too short", ErrDamaged)
+	}
+	version := binary.BigEndian.Uint32(b[8:])
+	h := head(form, version)
+	if [headSize]byte(b) != h || b[saltAt-1] != tinkHeader {
+		return cryptor{}, fmt.Errorf("%w: no header", ErrDamaged)
+	}
+	k, err := ring.Version(version)
+	if err != nil {
+		return cryptor{}, err
+	}
+	c, commitment, err := derive(k, h, b[saltAt:prefixAt], p)
+	if err != nil {
+		return cryptor{}, err
+	}
+	if subtle.ConstantTimeCompare(commitment[:], b[headSize:headSize+keys.Size]) != 1 {
+		return cryptor{}, fmt.Errorf("%w: key version %d does not open it here", ErrDamaged, version)
+	}
+	copy(c.prefix[:], b[prefixAt:])
+	return c, nil
+}
 
-// NewStream returns a reader of its own position, for http.ServeContent. Close
-// gives its buffer back.
-func (r *Reader) NewStream() *Stream { return nil }
+// nonce is unlike that of every other segment of the object, and tells the last
+// segment from the others, so that no object can be cut at a segment's end.
+func (c *cryptor) nonce(i int64, last bool) [12]byte {
+	var n [12]byte
+	copy(n[:], c.prefix[:])
+	binary.BigEndian.PutUint32(n[prefixSize:], uint32(i))
+	if last {
+		n[11] = 1
+	}
+	return n
+}
 
-// A Stream reads sealed bytes one after the other: io.ReadSeekCloser and
-// io.WriterTo.
-type Stream struct{}
+// seal seals plaintext where it lies; the tag comes behind it.
+func (c *cryptor) seal(plaintext []byte, i int64, last bool) {
+	n := c.nonce(i, last)
+	c.aead.Seal(plaintext[:0], n[:], plaintext, nil)
+}
 
-func (s *Stream) Read(p []byte) (int, error)                   { return 0, nil }
-func (s *Stream) Seek(offset int64, whence int) (int64, error) { return 0, nil }
-func (s *Stream) Close() error                                 { return nil }
-func (s *Stream) WriteTo(w io.Writer) (int64, error)           { return 0, nil }
+// open opens a segment where it lies.
+func (c *cryptor) open(sealed []byte, i int64, last bool) ([]byte, error) {
+	n := c.nonce(i, last)
+	plaintext, err := c.aead.Open(sealed[:0], n[:], sealed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: segment %d", ErrDamaged, i)
+	}
+	return plaintext, nil
+}
 
-// WriteNTo writes the next n bytes to w without a copy: what io.CopyN would do
-// if it could (http.ServeContent uses io.CopyN; a ResponseWriter whose ReadFrom
-// sees *io.LimitedReader can hand its R and N to this).
-func (s *Stream) WriteNTo(w io.Writer, n int64) (int64, error) { return 0, nil }
+// layout is the number of segments of a sealed object, and the length of its
+// plaintext.
+func layout(sealed int64) (segments, plain int64, err error) {
+	segments = (sealed + segment - 1) / segment
+	plain = sealed - headerSize - segments*tagSize
+	// The last segment of several is never empty.
+	if plain < 0 || segments > 1 && (sealed-1)%segment < tagSize || segments > math.MaxUint32 {
+		return 0, 0, fmt.Errorf("%w: %d bytes is no sealed length", ErrDamaged, sealed)
+	}
+	return segments, plain, nil
+}
 
-// Size is the length of the plaintext of sealed bytes; ErrDamaged if there is
-// none of that length.
-func Size(sealed int64) (plain int64, err error) { return 0, nil }
+// Size is the length of the plaintext of sealed bytes, or ErrDamaged if nothing
+// seals to that length.
+func Size(sealed int64) (plain int64, err error) {
+	_, plain, err = layout(sealed)
+	return plain, err
+}
 
-// Small seals bytes that are wholly in memory, in one segment.
-func Small(k keys.DataKey, p Place, plaintext []byte) ([]byte, error) { return nil, nil }
+// Small seals what is wholly in memory, in one segment.
+func Small(k keys.DataKey, p Place, plaintext []byte) ([]byte, error) {
+	sealed := make([]byte, headerSize+len(plaintext)+tagSize)
+	c, err := begin(sealed, whole, k, p)
+	if err != nil {
+		return nil, err
+	}
+	copy(sealed[headerSize:], plaintext)
+	c.seal(sealed[headerSize:headerSize+len(plaintext)], 0, true)
+	return sealed, nil
+}
 
-// OpenSmall opens what Small sealed.
-func OpenSmall(ring *keys.Ring, p Place, sealed []byte) ([]byte, error) { return nil, nil }
+// OpenSmall opens what Small sealed. Anything else is ErrDamaged.
+func OpenSmall(ring *keys.Ring, p Place, sealed []byte) ([]byte, error) {
+	c, err := resume(sealed, whole, ring, p)
+	if err != nil {
+		return nil, err
+	}
+	n := c.nonce(0, true)
+	plaintext, err := c.aead.Open(nil, n[:], sealed[headerSize:], nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: segment 0", ErrDamaged)
+	}
+	return plaintext, nil
+}
