@@ -33,6 +33,7 @@ const (
 	NotImplemented
 	RequestTimeout
 	HeadersTooLarge
+	URITooLong
 
 	NameInvalid
 	NameUnknown
@@ -80,6 +81,7 @@ var rows = [...]Row{
 	NotImplemented:   {"NotImplemented", http.StatusConflict, "UNSUPPORTED", "NotImplemented"},
 	RequestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "UNSUPPORTED", "RequestTimeout"},
 	HeadersTooLarge:  {"HeadersTooLarge", http.StatusRequestHeaderFieldsTooLarge, "UNSUPPORTED", "RequestHeadersTooLarge"},
+	URITooLong:       {"URITooLong", http.StatusRequestURITooLong, "UNSUPPORTED", "RequestUriTooLong"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},
 	NameUnknown:         {"NameUnknown", http.StatusNotFound, "NAME_UNKNOWN", "ResourceNotFound"},
