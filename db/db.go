@@ -112,14 +112,25 @@ func (d *DB) QueryRow(ctx context.Context, text string, args ...any) *Row {
 // outside tx but what the next run overwrites. An error of any statement ends the
 // transaction, on both engines. A Write inside a Write waits for itself.
 func (d *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
-	return d.write(ctx, false, fn)
+	return d.commit(ctx, false, fn)
 }
 
 // WriteRelaxed is Write whose change survives the death of this process, but
 // perhaps not a power cut. SQLite keeps the stronger promise: its commits are
 // shared, so the weaker one would save nothing.
 func (d *DB) WriteRelaxed(ctx context.Context, fn func(tx *Tx) error) error {
-	return d.write(ctx, true, fn)
+	return d.commit(ctx, true, fn)
+}
+
+func (d *DB) commit(ctx context.Context, relaxed bool, fn func(tx *Tx) error) error {
+	var last *Tx
+	err := d.write(ctx, relaxed, func(tx *Tx) error { last = tx; return fn(tx) })
+	if err == nil {
+		for _, then := range last.then {
+			then()
+		}
+	}
+	return err
 }
 
 // Read runs fn on one consistent snapshot, in which it can only read.
@@ -132,7 +143,11 @@ type Tx struct {
 	run  runner
 	open map[*Rows]struct{} // not yet closed
 	err  error              // of the first statement that failed, or errTxDone
+	then []func()           // after the commit
 }
+
+// Then runs fn after the commit, before Write returns; never if there is no commit.
+func (tx *Tx) Then(fn func()) { tx.then = append(tx.then, fn) }
 
 // runner runs statements in an open transaction.
 type runner interface {
