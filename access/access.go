@@ -16,6 +16,7 @@ import (
 	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
+	"breakwater/resource"
 )
 
 // A Need is one thing that somebody wants to do somewhere.
@@ -107,13 +108,17 @@ func under(c *identity.Ceiling, n Need) bool {
 			return false
 		}
 		for i := range c.Access {
-			if e := &c.Access[i]; e.Type == typ && e.Name == name && slices.Contains(e.Actions, row.Scope) {
+			if e := &c.Access[i]; e.Type == typ && (e.Name == name || e.Name == AnyRepository && typ == "repository") && slices.Contains(e.Actions, row.Scope) {
 				return true
 			}
 		}
 	}
 	return false
 }
+
+// AnyRepository is the name, in a ceiling, of every repository: what a client asks
+// for that lets the registry find a blob to mount. It opens nothing by itself.
+const AnyRepository = "*"
 
 // A Registry is the registry that a grant is for, as far as decisions need it.
 type Registry struct {
@@ -177,6 +182,25 @@ func (g Grant) Decide(a Action, scope ref.Scope) Decision {
 	return Decide(g.in.principal, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now())
 }
 
+// Unasked reports whether only the ceiling of the caller's token is in the way: with
+// a token that was asked for this, it could. It depends on the caller's rights
+// alone, so that to say so tells nothing about what exists.
+func (g Grant) Unasked(a Action, scope ref.Scope) bool {
+	if g.Decide(a, scope).Reason != Ceiled {
+		return false
+	}
+	p := g.in.principal
+	p.Ceiling = nil
+	return Decide(p, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now()).Allowed
+}
+
+// UnaskedAnywhere reports whether the ceiling of the caller's token leaves out the
+// repositories that it does not name.
+func (g Grant) UnaskedAnywhere(a Action) bool {
+	return g.in != nil && g.in.principal.Ceiling != nil &&
+		!under(g.in.principal.Ceiling, Need{Action: a, Scope: g.RepositoryScope(AnyRepository)})
+}
+
 // Registry is the UID of the registry; "" for the zero Grant.
 func (g Grant) Registry() string {
 	if g.in == nil {
@@ -224,6 +248,12 @@ func (g Grant) Event(category, operation string, scope ref.Scope) ledger.Event {
 	return e
 }
 
+// Modified says who changes a document now.
+func (g Grant) Modified() resource.SystemData {
+	p := g.Principal()
+	return resource.SystemData{LastModifiedBy: p.ID, LastModifiedByType: string(p.Kind)}
+}
+
 // Ask is the part of the asked scopes that the caller has a right to, for the
 // access claim of a token. Asking for too much is no error: what is missing is
 // refused where it is used.
@@ -234,12 +264,12 @@ func (g Grant) Ask(asked []identity.Access) []identity.Access {
 		switch a.Type {
 		case "repository":
 			repo, err := ref.ParseRepository(a.Name)
-			if err != nil {
+			if err != nil && a.Name != AnyRepository {
 				continue
 			}
 			for _, row := range content {
 				if row.Action != CatalogRead && (slices.Contains(a.Actions, row.Scope) || slices.Contains(a.Actions, "*")) &&
-					g.Can(row.Action, g.RepositoryScope(repo)) {
+					(a.Name == AnyRepository || g.Can(row.Action, g.RepositoryScope(repo))) {
 					actions = append(actions, row.Scope)
 				}
 			}

@@ -1,0 +1,359 @@
+package identity
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+
+	"breakwater/db"
+	"breakwater/fault"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// Passwords are generated, never chosen: passwordRandom characters of chance and
+// passwordCheck characters that only this server can compute from them and from
+// the account. So a guess is told from a password in a microsecond and never
+// reaches argon2id, which is there for who steals the database.
+const (
+	base62         = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	passwordRandom = 40
+	passwordCheck  = 8
+)
+
+// PasswordNames are the two passwords of an account: one can be replaced while
+// the other is in use.
+var PasswordNames = [...]string{"password1", "password2"}
+
+// A Holder is an account that has passwords.
+type Holder struct {
+	kind Kind
+	id   ref.ID // of the account; for the admin user, of its registry
+}
+
+// UserHolder is a user of this server.
+func UserHolder(name string) Holder { return Holder{User, UserID(name)} }
+
+// TokenHolder is a repository token of a registry.
+func TokenHolder(registry ref.ID, name string) Holder { return Holder{Token, TokenID(registry, name)} }
+
+// AdminHolder is the admin user of a registry.
+func AdminHolder(registry ref.ID) Holder { return Holder{Admin, registry} }
+
+// document is where the verifiers of the account's passwords are. It lies below
+// the account and goes with it.
+func (h Holder) document() ref.ID { return h.id.Child(string(h.kind)+"Passwords", "all") }
+
+// A Password is a password that was just made. Value is known only now.
+type Password struct {
+	Name    string
+	Value   Secret
+	Created time.Time
+	Expiry  time.Time // zero for never
+	proof   verifier
+}
+
+// PasswordInfo is what may be told about a password afterwards.
+type PasswordInfo struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"creationTime"`
+	Expiry  time.Time `json:"expiry,omitzero"`
+}
+
+// A verifier is what is stored of a password.
+type verifier struct {
+	PasswordInfo
+	ID   string `json:"id"` // names the password in tokens that descend from it
+	Salt string `json:"salt"`
+	Hash string `json:"argon2id"`
+}
+
+type verifiers struct {
+	Passwords []verifier `json:"passwords"`
+}
+
+// The parameters of argon2id, as OWASP recommends.
+const (
+	argonTime    = 2
+	argonMemory  = 19 << 10 // KiB
+	argonThreads = 1
+)
+
+func hash(password, salt string) string {
+	sum := argon2.IDKey([]byte(password), []byte(salt), argonTime, argonMemory, argonThreads, 32)
+	return base64.RawStdEncoding.EncodeToString(sum)
+}
+
+// slowly runs f when fewer than two others run: each takes 19 MiB.
+func (s *Store) slowly(ctx context.Context, f func()) error {
+	select {
+	case s.hashing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-s.hashing }()
+	f()
+	return nil
+}
+
+// matches reports whether v was made of the password that was shown as key. What
+// argon2id has said of the two once it need not say again, even if documents
+// changed since: v is what they say now.
+func (s *Store) matches(ctx context.Context, key shown, password Secret, v verifier) (ok bool, err error) {
+	known := func() bool { h, ok := s.matched.get(key); return ok && h == v.Hash }
+	if known() {
+		return true, nil
+	}
+	err = s.slowly(ctx, func() {
+		if ok = known() || subtle.ConstantTimeCompare([]byte(hash(string(password), v.Salt)), []byte(v.Hash)) == 1; ok {
+			s.matched.add(key, v.Hash)
+		}
+	})
+	return ok, err
+}
+
+// seal computes, for the chance of a password and its account, the characters
+// that follow it and the id it goes by.
+func (s *Store) seal(h Holder, chance string) (check, id string) {
+	mac := hmac.New(sha256.New, s.o.Check)
+	fmt.Fprintf(mac, "%s\x00%s\x00%s", h.kind, h.id.Key(), chance)
+	sum := mac.Sum(nil)
+	n := binary.BigEndian.Uint64(sum)
+	text := make([]byte, passwordCheck)
+	for i := range text {
+		text[i], n = base62[n%62], n/62
+	}
+	return string(text), base64.RawURLEncoding.EncodeToString(sum[8:24])
+}
+
+// NewPassword makes a password for h that can be stored with PutPasswords. It
+// takes about 20 ms, so it is not for a transaction.
+func (s *Store) NewPassword(ctx context.Context, h Holder, name string, expiry time.Time) (Password, error) {
+	if !slices.Contains(PasswordNames[:], name) {
+		return Password{}, fault.New(fault.BadRequest, "an account has the passwords %s and %s", PasswordNames[0], PasswordNames[1])
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	if !expiry.IsZero() && !expiry.After(now) {
+		return Password{}, fault.New(fault.BadRequest, "the expiry of a password lies in the future")
+	}
+	chance := randomText(passwordRandom)
+	check, id := s.seal(h, chance)
+	salt := randomText(22)
+	var sum string
+	if err := s.slowly(ctx, func() { sum = hash(chance+check, salt) }); err != nil {
+		return Password{}, err
+	}
+	info := PasswordInfo{name, now, expiry}
+	return Password{name, Secret(chance + check), now, expiry, verifier{info, id, salt, sum}}, nil
+}
+
+func randomText(n int) string {
+	text, chance := make([]byte, 0, n), make([]byte, 2*n)
+	for {
+		rand.Read(chance)
+		for _, b := range chance {
+			if b >= 62*4 { // the rest would prefer some characters
+				continue
+			}
+			if text = append(text, base62[b%62]); len(text) == n {
+				return string(text)
+			}
+		}
+	}
+}
+
+// PutPasswords stores made passwords in place of those of the same name.
+func (s *Store) PutPasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, made ...Password) error {
+	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) []verifier {
+		for _, p := range made {
+			vs = slices.DeleteFunc(vs, func(v verifier) bool { return v.Name == p.Name })
+			vs = append(vs, p.proof)
+		}
+		slices.SortFunc(vs, func(a, b verifier) int { return strings.Compare(a.Name, b.Name) })
+		return vs
+	})
+}
+
+// KeepPasswords forgets the passwords of h whose name is not listed.
+func (s *Store) KeepPasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, names ...string) error {
+	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) []verifier {
+		return slices.DeleteFunc(vs, func(v verifier) bool { return !slices.Contains(names, v.Name) })
+	})
+}
+
+func (s *Store) changePasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, change func([]verifier) []verifier) error {
+	var vs verifiers
+	doc, err := s.o.Documents.GetTx(ctx, tx, h.document())
+	switch {
+	case fault.Of(err) == fault.NotFound:
+		doc = resource.Resource{ID: h.document(), Type: passwordType}
+	case err != nil:
+		return err
+	default:
+		if err := json.Unmarshal(doc.Properties, &vs); err != nil {
+			return fmt.Errorf("read passwords of %s: %w", h.id, err)
+		}
+	}
+	vs.Passwords = change(vs.Passwords)
+	if doc.Properties, err = json.Marshal(vs); err != nil {
+		return err
+	}
+	doc.System.LastModifiedBy, doc.System.LastModifiedByType = by.LastModifiedBy, by.LastModifiedByType
+	_, err = s.o.Documents.Put(ctx, tx, doc, resource.Any)
+	return err
+}
+
+// Passwords tells which passwords h has.
+func (s *Store) Passwords(ctx context.Context, h Holder) ([]PasswordInfo, error) {
+	vs, err := s.verifiers(ctx, h)
+	infos := make([]PasswordInfo, len(vs))
+	for i, v := range vs {
+		infos[i] = v.PasswordInfo
+	}
+	return infos, err
+}
+
+func (s *Store) verifiers(ctx context.Context, h Holder) ([]verifier, error) {
+	doc, err := s.o.Documents.Get(ctx, h.document())
+	if fault.Of(err) == fault.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var vs verifiers
+	if err := json.Unmarshal(doc.Properties, &vs); err != nil {
+		return nil, fmt.Errorf("read passwords of %s: %w", h.id, err)
+	}
+	return vs.Passwords, nil
+}
+
+// shown is a credential as this process remembers it: a keyed hash, bound to the
+// registry at whose door it was shown.
+type shown [sha256.Size]byte
+
+func (s *Store) shown(parts ...string) (sum shown) {
+	mac := hmac.New(sha256.New, s.secret[:])
+	for _, p := range parts {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
+		mac.Write(n[:])
+		mac.Write([]byte(p))
+	}
+	mac.Sum(sum[:0])
+	return sum
+}
+
+// password proves a user name and password.
+func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal, error) {
+	key := s.shown(r.UID, c.Username, string(c.Password))
+	return s.proven.Get(ctx, s.o.Documents, key, func(ctx context.Context) (Principal, error) {
+		h, id, ok := s.recognize(r, c)
+		if !ok {
+			return Principal{}, refused()
+		}
+		a, err := s.account(ctx, h, r)
+		if err != nil {
+			return Principal{}, err
+		}
+		v, ok := a.verifier(id)
+		if !ok {
+			return Principal{}, refused()
+		}
+		if ok, err := s.matches(ctx, key, c.Password, v); err != nil || !ok {
+			return Principal{}, cmp.Or(err, refused())
+		}
+		return a.principal(v), nil
+	})
+}
+
+// recognize tells whose password this is, if this server made it. It looks
+// nothing up, so it takes the same time for every account, real or not.
+func (s *Store) recognize(r Realm, c Credentials) (found Holder, id string, ok bool) {
+	if len(c.Password) != passwordRandom+passwordCheck || !ValidName(c.Username) {
+		return Holder{}, "", false
+	}
+	chance, check := string(c.Password[:passwordRandom]), string(c.Password[passwordRandom:])
+	for _, h := range [...]Holder{
+		{Admin, r.ID},
+		{Token, TokenID(r.ID, c.Username)},
+		{User, UserID(c.Username)},
+	} {
+		want, name := s.seal(h, chance)
+		if subtle.ConstantTimeCompare([]byte(want), []byte(check)) == 1 && (h.kind != Admin || strings.EqualFold(c.Username, r.Name)) {
+			found, id, ok = h, name, true
+		}
+	}
+	return found, id, ok
+}
+
+// An account is a document that can sign in, with what proves it.
+type account struct {
+	Principal
+	passwords []verifier
+}
+
+type accountKey struct {
+	kind     Kind
+	id       ref.ID
+	registry string
+}
+
+// account reads the account of h; Unauthenticated if there is none or it is
+// disabled.
+func (s *Store) account(ctx context.Context, h Holder, r Realm) (*account, error) {
+	return s.accounts.Get(ctx, s.o.Documents, accountKey{h.kind, h.id, r.UID}, func(ctx context.Context) (*account, error) {
+		p := Principal{ID: "admin@" + r.UID, Kind: Admin, Name: r.Name, Account: h.id, Registry: r.UID}
+		if h.kind != Admin {
+			doc, err := s.o.Documents.Get(ctx, h.id)
+			if fault.Of(err) == fault.NotFound {
+				return nil, refused()
+			}
+			if err != nil {
+				return nil, err
+			}
+			var state UserProperties // tokens have a status as well
+			if err := json.Unmarshal(doc.Properties, &state); err != nil {
+				return nil, fmt.Errorf("read account %s: %w", h.id, err)
+			}
+			if state.Status != EnabledStatus {
+				return nil, refused()
+			}
+			p = Principal{ID: doc.System.UID, Kind: h.kind, Name: doc.ID.Name(), Account: doc.ID}
+			if h.kind == Token {
+				p.Registry = r.UID
+			}
+		}
+		vs, err := s.verifiers(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		return &account{p, vs}, nil
+	})
+}
+
+func (a *account) verifier(id string) (verifier, bool) {
+	at := slices.IndexFunc(a.passwords, func(v verifier) bool { return v.ID == id })
+	if at < 0 {
+		return verifier{}, false
+	}
+	return a.passwords[at], true
+}
+
+func (a *account) principal(v verifier) Principal {
+	p := a.Principal
+	p.Credential, p.Until = v.ID, v.Expiry
+	return p
+}

@@ -1,0 +1,142 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"sync"
+	"time"
+
+	"breakwater/db"
+	"breakwater/fault"
+	"breakwater/keys"
+	"breakwater/ledger"
+	"breakwater/network"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// Options say what a Store stands on.
+type Options struct {
+	DB        *db.DB
+	Documents *resource.Store
+	Ledger    *ledger.Ledger
+	Vault     keys.Vault    // wraps the private signing keys
+	Check     []byte        // Platform.Derive("token-check"): tells our passwords from guesses
+	Tenant    string        // GUID for the tenant claim; "" is all zero
+	Rotate    time.Duration // how long a signing key signs; 0 is 30 days
+}
+
+// A Store knows the accounts, what proves them, and the keys that tokens are
+// signed with.
+type Store struct {
+	o Options
+
+	accounts resource.Cache[accountKey, *account]
+	proven   resource.Cache[shown, Principal]
+	keyring  resource.Cache[struct{}, *keyring]
+
+	secret   [32]byte                 // of this process: credentials are kept in memory only under it
+	matched  recent[shown, string]    // passwords that argon2id has accepted, with the hash they were compared to
+	signed   recent[shown, *claims]   // tokens whose signature has been verified
+	guesses  recent[guesser, *bucket] // wrong passwords
+	hashing  chan struct{}            // argon2id runs that may go on at a time
+	rotating sync.Mutex
+	opened   sync.Map // kid → *ecdsa.PrivateKey
+}
+
+// New returns the identities in o.Documents.
+func New(o Options) (*Store, error) {
+	if o.DB == nil || o.Documents == nil || o.Ledger == nil || o.Vault == nil || len(o.Check) < 32 {
+		return nil, errors.New("identity: an option is missing")
+	}
+	if o.Tenant == "" {
+		o.Tenant = RefreshUser
+	}
+	if o.Rotate == 0 {
+		o.Rotate = 30 * 24 * time.Hour
+	}
+	s := &Store{o: o, hashing: make(chan struct{}, 2)}
+	rand.Read(s.secret[:])
+	return s, nil
+}
+
+// Types of the documents that this package reads. Passwords and signing keys
+// have documents of their own, which no API shows.
+const (
+	UserType     = "Breakwater.Identity/users"
+	TokenType    = "Microsoft.ContainerRegistry/registries/tokens"
+	passwordType = "Breakwater.Identity/passwords"
+	keyType      = "Breakwater.Identity/signingKeys"
+)
+
+// UserID is the id of a user's document. ValidName says which names there are.
+func UserID(name string) ref.ID { return ref.ID("/providers/" + UserType + "/" + name) }
+
+// TokenID is the id of a repository token's document.
+func TokenID(registry ref.ID, name string) ref.ID { return registry.Child("tokens", name) }
+
+// ValidName reports whether an account may be called so: 1 to 64 letters, digits,
+// '-', '_', '.' and '@', the first of them a letter or digit.
+func ValidName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+		if !letter && (i == 0 || c != '-' && c != '_' && c != '.' && c != '@') {
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= 64
+}
+
+// TokenProperties are the stored properties of a repository token.
+type TokenProperties struct {
+	ScopeMapID ref.ID `json:"scopeMapId"`
+	Status     string `json:"status"` // enabled or disabled
+}
+
+// UserProperties are the stored properties of a user.
+type UserProperties struct {
+	Status string `json:"status"`
+}
+
+// EnabledStatus is the status of an account that may sign in.
+const EnabledStatus = "enabled"
+
+// Authenticate proves who shows c at the door of r. Nothing shown is Anonymous.
+// What proves nothing is Unauthenticated, in the same words and after the same
+// work whether or not the account exists; who keeps on guessing is told
+// TooManyRequests. A valid credential is never locked out by somebody's guesses.
+func (s *Store) Authenticate(ctx context.Context, r Realm, c Credentials, from network.Origin) (Principal, error) {
+	if c.None() {
+		return Principal{Kind: Anonymous}, nil
+	}
+	p, err := s.prove(ctx, r, c)
+	if err == nil && p.Kind == Admin && !r.AdminUserEnabled {
+		err = refused()
+	}
+	if err == nil && !p.Until.IsZero() && !time.Now().Before(p.Until) {
+		err = refused()
+	}
+	if err == nil {
+		return p, nil
+	}
+	if fault.Of(err) == fault.Unauthenticated && c.Bearer == "" {
+		if wait := s.guess(r, c, from); wait > 0 {
+			return Principal{}, fault.New(fault.TooManyRequests, "too many wrong passwords for this account from this address").After(wait)
+		}
+	}
+	return Principal{}, err
+}
+
+func (s *Store) prove(ctx context.Context, r Realm, c Credentials) (Principal, error) {
+	switch {
+	case c.Bearer != "":
+		return s.token(ctx, r, string(c.Bearer), accessGrant)
+	case c.Username == RefreshUser:
+		return s.token(ctx, r, string(c.Password), refreshGrant)
+	}
+	return s.password(ctx, r, c)
+}
+
+func signingKeyID(kid string) ref.ID { return ref.ID("/providers/" + keyType + "/" + kid) }
