@@ -4,8 +4,11 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"time"
+
+	"breakwater/fault"
 )
 
 // chunk is how much of a body is moved at once: large enough that the cost of a
@@ -152,8 +155,13 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.ReadCloser.Read(p)
 	b.brought += int64(n)
-	if err == io.EOF {
+	switch {
+	case err == io.EOF:
 		b.rest()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fault.New(fault.RequestTimeout, "the body came too slowly").Because(err)
+	case err != nil: // it is broken off, or framed in a way that nobody can read
+		err = fault.New(fault.SizeInvalid, "the body ended before its end").Because(err)
 	}
 	return n, err
 }

@@ -136,7 +136,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if err := g.identify(ctx, v, r); err != nil {
 		return err
 	}
-	assignments, err := g.o.Access.Assignments(ctx, v.registry.Ref(), v.principal)
+	assignments, err := g.o.Access.LoadAssignments(ctx, v.registry.Ref(), v.principal)
 	if err != nil {
 		return err
 	}

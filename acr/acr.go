@@ -1,0 +1,162 @@
+// Package acr speaks the part of Azure Container Registry's data plane that is
+// not OCI Distribution. So far that is the token endpoint: /oauth2/token.
+package acr
+
+import (
+	"encoding/json"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+
+	"breakwater/access"
+	"breakwater/fault"
+	"breakwater/gate"
+	"breakwater/identity"
+	"breakwater/oci"
+	"breakwater/registry"
+)
+
+// Category of the events about tokens, as Azure names its log table.
+const Category = "ContainerRegistryLoginEvents"
+
+// maxForm bounds a request for a token. A refresh token is its longest part.
+const maxForm = 64 << 10
+
+// An API answers for one server. It implements gate.Surface.
+type API struct {
+	Identity   *identity.Store
+	Registries *registry.Store
+}
+
+const path = "/oauth2/token"
+
+// Routes lists what there is.
+func (*API) Routes() []gate.Route {
+	return []gate.Route{
+		{Method: "GET", Pattern: path, Operation: "Login"},
+		{Method: "POST", Pattern: path, Operation: "Login"},
+	}
+}
+
+// Route reads who asks, and for which scopes. Anybody may ask; what the token is
+// good for is decided where it is shown.
+func (a *API) Route(r *http.Request) (gate.Call, error) {
+	if r.URL.EscapedPath() != path {
+		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
+	}
+	call := gate.Call{Operation: "Login", Category: Category, Anyone: true, Read: true}
+	var form url.Values
+	var err error
+	switch r.Method {
+	case http.MethodGet:
+		if form, err = url.ParseQuery(r.URL.RawQuery); err != nil {
+			return gate.Call{}, fault.New(fault.BadRequest, "the query cannot be read").Because(err)
+		}
+	case http.MethodPost:
+		if form, err = readForm(r); err != nil {
+			return gate.Call{}, err
+		}
+		shown, err := credentials(form)
+		if err != nil {
+			return gate.Call{}, err
+		}
+		call.Credentials = &shown
+	default:
+		return gate.Call{}, fault.New(fault.MethodNotAllowed, "this path answers GET, POST")
+	}
+	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		return a.issue(w, r, g, form)
+	}
+	return call, nil
+}
+
+func readForm(r *http.Request) (url.Values, error) {
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
+		return nil, fault.New(fault.BadRequest, "a request for a token is a form: application/x-www-form-urlencoded")
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxForm+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxForm {
+		return nil, fault.New(fault.TooLarge, "a request for a token has at most %d bytes", maxForm)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, fault.New(fault.BadRequest, "the form cannot be read").Because(err)
+	}
+	for _, name := range []string{"grant_type", "username", "password", "refresh_token", "service", "access_type"} {
+		if len(form[name]) > 1 {
+			return nil, fault.New(fault.BadRequest, "the field %q may stand in the form once", name)
+		}
+	}
+	return form, nil
+}
+
+// credentials are in the form. A password grant without a user name is how a
+// client without credentials asks.
+func credentials(form url.Values) (identity.Credentials, error) {
+	switch form.Get("grant_type") {
+	case "refresh_token":
+		return identity.NewBasic(identity.RefreshUser, form.Get("refresh_token"))
+	case "password":
+		if form.Get("username") == "" && form.Get("password") == "" {
+			return identity.Credentials{}, nil
+		}
+		return identity.NewBasic(form.Get("username"), form.Get("password"))
+	}
+	return identity.Credentials{}, fault.New(fault.BadRequest, "grant_type is refresh_token or password")
+}
+
+// issue answers with an access token for as much of what was asked as the caller
+// may do. To ask for too much is no error: the token is then refused where it is
+// used, and every client understands that.
+func (a *API) issue(w http.ResponseWriter, r *http.Request, g access.Grant, form url.Values) error {
+	reg, err := a.Registries.ByHost(r.Context(), r.Host)
+	if err != nil {
+		return err
+	}
+	p := g.Principal()
+	if p.Kind == identity.Anonymous && !reg.AnonymousPullEnabled {
+		return fault.New(fault.Unauthenticated, "authentication required")
+	}
+	token, until, err := a.Identity.IssueAccess(r.Context(), reg.Realm(), p, g.Ask(identity.ParseScopes(form["scope"])))
+	if err != nil {
+		return err
+	}
+	// Azure's clients read access_token, Docker's read either and the life span.
+	answer := struct {
+		Access    string `json:"access_token"`
+		Token     string `json:"token"`
+		Type      string `json:"token_type"`
+		ExpiresIn int    `json:"expires_in"`
+		IssuedAt  string `json:"issued_at"`
+		Refresh   string `json:"refresh_token,omitempty"`
+	}{token, token, "Bearer", int(time.Until(until) / time.Second), time.Now().UTC().Format(time.RFC3339), ""}
+	if form.Get("access_type") == "offline" && form.Get("grant_type") == "password" && p.ID != "" {
+		if answer.Refresh, _, err = a.Identity.IssueRefresh(r.Context(), reg.Realm(), p); err != nil {
+			return err
+		}
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, err = w.Write(body)
+	return err
+}
+
+// Error refuses in the form that OCI clients know.
+func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
+	switch f.Code {
+	case fault.Unauthenticated:
+		w.Header().Set("WWW-Authenticate", `Basic realm="`+r.Host+`"`)
+	case fault.MethodNotAllowed:
+		w.Header().Set("Allow", "GET, POST")
+	}
+	oci.Refuse(w, f.Code.Row().Status, f.Code.Row().OCI, f.Message, f.Detail)
+}
