@@ -4,11 +4,15 @@ package resource
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
-	"errors"
+	"math"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"breakwater/db"
+	"breakwater/fault"
 	"breakwater/ref"
 )
 
@@ -43,50 +47,128 @@ const (
 )
 
 // A Store is the resource table.
-type Store struct{ db *db.DB }
+type Store struct {
+	db     *db.DB
+	change atomic.Int64 // SQLite: how many were committed
+}
 
-var errStub = errors.New("resource: not yet")
-
-// New returns the documents in d.
+// New returns the documents in d. A process makes one Store for a database: on
+// SQLite it is what counts the changes.
 func New(d *db.DB) *Store { return &Store{db: d} }
 
-// Get returns the document with that id in any spelling, or NotFound.
-func (s *Store) Get(ctx context.Context, id ref.ID) (Resource, error) { return Resource{}, errStub }
+// Get returns the document with that id, in any spelling, or NotFound.
+func (s *Store) Get(ctx context.Context, id ref.ID) (Resource, error) {
+	return get(id, s.db.QueryRow(ctx, getSQL, id.Key()))
+}
 
 // GetTx is Get inside a transaction.
 func (s *Store) GetTx(ctx context.Context, tx *db.Tx, id ref.ID) (Resource, error) {
-	return Resource{}, errStub
+	return get(id, tx.QueryRow(ctx, getSQL, id.Key()))
 }
 
 // Put writes r and returns it with its etag, UID and times. The caller sets
-// LastModifiedBy; what was there before keeps its UID, CreatedAt and CreatedBy.
-// It is Stale when ifMatch does not hold.
+// LastModifiedBy; what was there before keeps its spelling, UID and creation. It
+// is Stale when ifMatch does not hold.
 func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) (Resource, error) {
-	return Resource{}, errStub
+	if err := s.changing(ctx, tx); err != nil {
+		return Resource{}, err
+	}
+	was, err := s.GetTx(ctx, tx, r.ID)
+	found := err == nil
+	if err != nil && fault.Of(err) != fault.NotFound {
+		return Resource{}, err
+	}
+	if !holds(ifMatch, was.Etag, found) {
+		return Resource{}, stale(r.ID, ifMatch)
+	}
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	system := &r.System
+	system.LastModifiedAt = now
+	if found {
+		r.ID = was.ID
+		system.UID, system.CreatedAt = was.System.UID, was.System.CreatedAt
+		system.CreatedBy, system.CreatedByType = was.System.CreatedBy, was.System.CreatedByType
+	} else {
+		system.UID, system.CreatedAt = strings.ToLower(rand.Text()), now
+		system.CreatedBy, system.CreatedByType = system.LastModifiedBy, system.LastModifiedByType
+	}
+	r.Etag = strings.ToLower(rand.Text()[:16])
+	return r, put(ctx, tx, r)
 }
 
 // Delete removes the document and everything below it in the tree of ids, so
-// that nothing is waiting for the next resource of that name. It is NotFound when there is none.
+// that nothing waits there for the next resource of that name. It is NotFound
+// when there is no document, Stale when ifMatch does not hold.
 func (s *Store) Delete(ctx context.Context, tx *db.Tx, id ref.ID, ifMatch string) error {
-	return errStub
+	if err := s.changing(ctx, tx); err != nil {
+		return err
+	}
+	was, err := s.GetTx(ctx, tx, id)
+	if err != nil {
+		return err
+	}
+	if !holds(ifMatch, was.Etag, true) {
+		return stale(id, ifMatch)
+	}
+	return remove(ctx, tx, id)
+}
+
+func holds(ifMatch, etag string, found bool) bool {
+	switch ifMatch {
+	case Any:
+		return true
+	case Exists:
+		return found
+	case Absent:
+		return !found
+	}
+	return found && ifMatch == etag
+}
+
+func stale(id ref.ID, ifMatch string) error {
+	switch ifMatch {
+	case Exists:
+		return fault.New(fault.Stale, "%s does not exist", id.Name())
+	case Absent:
+		return fault.New(fault.Stale, "%s exists already", id.Name())
+	}
+	return fault.New(fault.Stale, "%s was changed by somebody else; read it again and repeat the change", id.Name())
 }
 
 // List returns documents below under ("" or "/" is everything), of one type or
-// of all (""), in order of Key, after the document after.
+// of all (""), in order of Key, after the document after ("" is from the first); limit 0 is all.
 func (s *Store) List(ctx context.Context, under ref.ID, typ string, after ref.ID, limit int) ([]Resource, error) {
-	return nil, errStub
+	if limit == 0 {
+		limit = math.MaxInt32
+	}
+	from, to := below(under)
+	return list(ctx, s.db, max(from, after.Key()), to, strings.ToLower(typ), limit)
+}
+
+// below is the range of keys, both ends excluded, that lie below id in the tree.
+func below(id ref.ID) (from, to string) {
+	key := strings.TrimSuffix(id.Key(), "/")
+	return key + "/", key + "0" // '0' comes after '/'
 }
 
 // Generation grows with every committed Put and Delete, before the Write that
-// did it returns. Ask it before reading what you keep under it.
-func (s *Store) Generation(ctx context.Context) (int64, error) { return 0, errStub }
+// did it returns. Whoever keeps what it read from documents asks for the
+// generation first and reads then: as long as it is the same, no change was
+// answered in between.
+func (s *Store) Generation(ctx context.Context) (int64, error) {
+	if s.db.Engine() == db.SQLite {
+		return s.change.Load(), nil
+	}
+	return generation(ctx, s.db)
+}
 
-// A Cache keeps what was derived from documents until any document changes.
-// The zero Cache is ready.
-type Cache[K comparable, V any] struct{}
-
-// Get returns the value for key as of now: the kept one, or what load makes.
-// Errors are not kept.
-func (c *Cache[K, V]) Get(ctx context.Context, s *Store, key K, load func(context.Context) (V, error)) (V, error) {
-	return load(ctx)
+// changing makes the commit of tx count. One process owns a SQLite file, so it
+// counts in memory; the nodes that share a PostgreSQL count in a row, which also
+// puts their changes in order.
+func (s *Store) changing(ctx context.Context, tx *db.Tx) error {
+	if s.db.Engine() == db.SQLite {
+		tx.Then(func() { s.change.Add(1) })
+		return nil
+	}
+	return advance(ctx, tx)
 }
