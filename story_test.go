@@ -76,15 +76,16 @@ func tellStories(t *testing.T, pattern string, database func() string) {
 			if err := errors.Join(os.MkdirAll(home, 0o700), os.MkdirAll(run, 0o700)); err != nil {
 				return err
 			}
+			port := freePort(t)
 			storage := fmt.Sprintf("[storage]\ndriver = \"vfs\"\ngraphroot = %q\nrunroot = %q\n", home+"/graph", run)
 			for name, value := range map[string]string{
 				"PATH":                    checkout + "/.bin:" + env.Getenv("PATH"),
 				"HOME":                    home,
 				"XDG_RUNTIME_DIR":         run,
-				"REGISTRY_AUTH_FILE":      home + "/.docker/config.json",
 				"CONTAINERS_STORAGE_CONF": home + "/storage.conf",
 				"DATA":                    env.WorkDir + "/data",
-				"HOST":                    "localhost:" + freePort(t),
+				"PORT":                    port,
+				"HOST":                    "localhost:" + port,
 				"OPS":                     "127.0.0.1:" + freePort(t),
 				"DATABASE":                database(),
 			} {
