@@ -73,6 +73,7 @@ type batch struct {
 }
 
 func newWriter(c *conn, fatal func(error)) *writer {
+	c.steady = true
 	w := &writer{c: c, fatal: fatal}
 	c.WALHook(func(_ *sqlite3.Conn, _ string, pages int) error { w.pages = pages; return nil })
 	return w

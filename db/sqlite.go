@@ -195,7 +195,6 @@ func (d *lite) query(ctx context.Context, text string, args []any) (*Rows, error
 	if err != nil {
 		return nil, explain(ctx, err)
 	}
-	c.SetInterrupt(ctx)
 	r, err := c.query(ctx, text, args)
 	if err != nil {
 		d.readers.put(c)
@@ -211,14 +210,10 @@ func (d *lite) read(ctx context.Context, fn func(*Tx) error) error {
 		return explain(ctx, err)
 	}
 	defer d.readers.put(c)
-	c.SetInterrupt(ctx)
 	if _, err := c.exec(ctx, `BEGIN`, nil); err != nil {
 		return err
 	}
-	defer func() {
-		c.SetInterrupt(context.Background())
-		c.exec(context.Background(), `ROLLBACK`, nil)
-	}()
+	defer c.exec(context.Background(), `ROLLBACK`, nil)
 	return (&Tx{run: c}).call(fn)
 }
 
@@ -306,7 +301,8 @@ func (p *pool) close() error {
 // conn is one connection and its prepared statements, by text.
 type conn struct {
 	*sqlite3.Conn
-	stmts map[string]*stmt
+	stmts  map[string]*stmt
+	steady bool // no context interrupts a statement
 }
 
 // stmtsMax bounds the prepared statements of a connection. There are as many as
@@ -372,6 +368,9 @@ func (c *conn) prepare(text string) (*stmt, error) {
 func (c *conn) start(ctx context.Context, text string, args []any) (*stmt, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
+	}
+	if !c.steady {
+		c.SetInterrupt(ctx)
 	}
 	s, err := c.prepare(text)
 	if err != nil {

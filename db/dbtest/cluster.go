@@ -1,6 +1,7 @@
 package dbtest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +54,9 @@ var inUse *os.File
 
 func newest(pattern string) string {
 	found, _ := filepath.Glob(pattern)
-	return slices.MaxFunc(append(found, ""), func(a, b string) int { return len(a)*1000 - len(b)*1000 + len(a) - len(b) })
+	return slices.MaxFunc(append(found, ""), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) // 9 before 15
+	})
 }
 
 func lock(name string, how int) (*os.File, error) {
@@ -103,9 +106,9 @@ func start(bin, dir string) error {
 		return err
 	}
 	keeper := exec.Command("flock", "--exclusive", filepath.Join(dir, "users.lock"), "sh", "-c",
-		`"$0"/pg_ctl -D "$1"/data -m immediate stop; rm -rf "$1"/data "$1"/socket`, bin, dir)
+		`kill -QUIT "$(head -n 1 "$0"/data/postmaster.pid)"; sleep 1; rm -rf "$0"/data "$0"/socket`, dir)
 	keeper.Dir = "/"
-	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: as}
+	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupted test does not take it along
 	return keeper.Start()
 }
 
