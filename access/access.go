@@ -195,9 +195,9 @@ func (g Grant) Unasked(a Action, scope ref.Scope) bool {
 }
 
 // UnaskedAnywhere reports whether the ceiling of the caller's token leaves out the
-// repositories that it does not name.
+// repositories that it does not name, although the caller has the right somewhere.
 func (g Grant) UnaskedAnywhere(a Action) bool {
-	return g.in != nil && g.in.principal.Ceiling != nil &&
+	return g.in != nil && g.in.principal.Ceiling != nil && g.anywhere(a) &&
 		!under(g.in.principal.Ceiling, Need{Action: a, Scope: g.RepositoryScope(AnyRepository)})
 }
 
@@ -254,35 +254,57 @@ func (g Grant) Modified() resource.SystemData {
 	return resource.SystemData{LastModifiedBy: p.ID, LastModifiedByType: string(p.Kind)}
 }
 
+// anywhere reports whether some assignment gives the caller a at some repository
+// of the registry. A denial elsewhere does not matter: it is heard where the right
+// is used.
+func (g Grant) anywhere(a Action) bool {
+	if g.in == nil {
+		return false
+	}
+	now := time.Now()
+	for _, as := range g.in.assignments {
+		scope := g.Scope()
+		if scope.Covers(as.Scope) {
+			scope = as.Scope
+		}
+		as.Prefix = ""
+		if !as.Deny && as.covers(g.in.principal, Need{a, scope, g.in.registry.Mode}, now) {
+			return true
+		}
+	}
+	return false
+}
+
 // Ask is the part of the asked scopes that the caller has a right to, for the
 // access claim of a token. Asking for too much is no error: what is missing is
 // refused where it is used.
 func (g Grant) Ask(asked []identity.Access) []identity.Access {
 	given := []identity.Access{}
-	for _, a := range asked {
+	for _, of := range asked {
 		var actions []string
-		switch a.Type {
-		case "repository":
-			repo, err := ref.ParseRepository(a.Name)
-			if err != nil && a.Name != AnyRepository {
-				continue
-			}
-			for _, row := range content {
-				if row.Action != CatalogRead && (slices.Contains(a.Actions, row.Scope) || slices.Contains(a.Actions, "*")) &&
-					(a.Name == AnyRepository || g.Can(row.Action, g.RepositoryScope(repo))) {
-					actions = append(actions, row.Scope)
-				}
-			}
-		case "registry":
-			if a.Name == "catalog" && slices.Contains(a.Actions, "*") && g.Can(CatalogRead, g.Scope()) {
-				actions = []string{"*"}
+		for _, row := range content {
+			if (slices.Contains(of.Actions, row.Scope) || slices.Contains(of.Actions, "*")) && g.may(row.Action, of) {
+				actions = append(actions, row.Scope)
 			}
 		}
 		if actions != nil {
-			given = append(given, identity.Access{Type: a.Type, Name: a.Name, Actions: actions})
+			given = append(given, identity.Access{Type: of.Type, Name: of.Name, Actions: actions})
 		}
 	}
 	return given
+}
+
+// may reports whether the caller may do a at what a scope of the token endpoint
+// names.
+func (g Grant) may(a Action, of identity.Access) bool {
+	if a == CatalogRead || of.Type != "repository" {
+		return a == CatalogRead && of.Type == "registry" && of.Name == "catalog" && g.Can(a, g.Scope())
+	}
+	if of.Name == AnyRepository {
+		return g.anywhere(a)
+	}
+	repo, err := ref.ParseRepository(of.Name)
+	return err == nil && g.Can(a, g.RepositoryScope(repo))
 }
 
 // Settings is the section of a registry's properties that this control owns. The
