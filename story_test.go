@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"breakwater/db/dbtest"
+	"breakwater/ref"
 )
 
 // The test binary is also the breakwater command of the stories, so a race in
@@ -107,32 +108,36 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"keep":   keep,
 	"http":   request,
 	"random": random,
+	"sum":    sum,
 	"until":  until,
 }
 
-// needs COMMAND...: the story is about these clients. Without them it is
-// skipped, in CI it fails.
+// needs COMMAND...: the story is about these clients; "root" is the right to
+// mount. Without them it is skipped, in CI it fails.
 func needs(ts *testscript.TestScript, neg bool, commands []string) {
-	path := filepath.SplitList(ts.Getenv("PATH"))
 	for _, c := range commands {
-		found := false
-		for _, dir := range path {
-			info, err := os.Stat(filepath.Join(dir, c))
-			found = found || err == nil && info.Mode()&0o111 != 0
-		}
-		if found {
+		switch {
+		case c == "root" && os.Getuid() == 0, c != "root" && onPath(ts.Getenv("PATH"), c):
 			continue
+		case os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "":
+			ts.Fatalf("%s is missing; scripts/install-test-tools installs what stories need", c)
 		}
-		if os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "" {
-			ts.Fatalf("%s is not installed; scripts/install-test-tools installs it", c)
-		}
-		ts.Value(theTest).(testscript.T).Skip(c + " is not installed; scripts/install-test-tools installs it")
+		ts.Value(theTest).(testscript.T).Skip(c + " is missing; scripts/install-test-tools installs what stories need")
 	}
 }
 
+func onPath(path, command string) bool {
+	for _, dir := range filepath.SplitList(path) {
+		if info, err := os.Stat(filepath.Join(dir, command)); err == nil && info.Mode()&0o111 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // serve [FLAG...] starts the server of the story and waits until it is ready.
-// Afterwards $HOST is its registry, $USERNAME and $PASSWORD the owner's login
-// and $CA its authority.
+// Afterwards $HOST is its registry, $USERNAME and $PASSWORD (together $OWNER) the
+// owner's login and $CA its authority.
 func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	s := ts.Value(theServer).(*server)
 	if s.cmd != nil {
@@ -179,6 +184,7 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	ts.Setenv("HOST", owner.Registry)
 	ts.Setenv("USERNAME", owner.Username)
 	ts.Setenv("PASSWORD", owner.Password)
+	ts.Setenv("OWNER", owner.Username+":"+owner.Password)
 	ts.Setenv("CA", owner.CAFile)
 }
 
@@ -235,11 +241,14 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 			header.Set("Authorization", "Bearer "+value)
 		case "header":
 			name, value, _ := strings.Cut(value, ": ")
-			header.Add(name, value)
+			header.Set(name, value)
 		case "body":
 			content, err := os.ReadFile(ts.MkAbs(value))
 			ts.Check(err)
 			body = bytes.NewReader(content)
+			if header.Get("Content-Type") == "" {
+				header.Set("Content-Type", "application/octet-stream")
+			}
 		default:
 			ts.Fatalf("http: what is %q?", args[i])
 		}
@@ -273,6 +282,18 @@ func random(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{byte(size), byte(size >> 8), byte(size >> 16)}), size)
 	ts.Check(errors.Join(err, f.Close()))
+}
+
+// sum NAME FILE [ALGORITHM] takes the digest of the file, sha256 unless told
+// otherwise, as the variable NAME.
+func sum(ts *testscript.TestScript, neg bool, args []string) {
+	algorithm := ref.SHA256
+	if len(args) == 3 {
+		algorithm = ref.Algorithm(args[2])
+	} else if len(args) != 2 {
+		ts.Fatalf("usage: sum NAME FILE [ALGORITHM]")
+	}
+	ts.Setenv(args[0], algorithm.Sum([]byte(ts.ReadFile(args[1]))).String())
 }
 
 // until COMMAND... runs a command again until it succeeds, for up to 20 seconds.
