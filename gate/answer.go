@@ -26,7 +26,7 @@ type answer struct {
 	http.ResponseWriter
 	before func(status int) error // nil if nothing is to be recorded
 	status int                    // 0 until the answer has begun
-	err    error                  // why the handler's answer must not leave
+	err    error                  // why the handler's answer must not leave, or not go on
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -73,11 +73,19 @@ func (a *answer) WriteString(s string) (int, error) {
 
 // ReadFrom moves a body in large pieces. net/http's own would fall back to 32 KiB
 // because a TLS connection cannot send files; a source that can write itself,
-// such as a sealed stream, is not copied at all.
+// such as a sealed stream, is not copied at all. An error is kept, because
+// http.ServeContent drops it.
 func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := a.begin(); err != nil {
 		return 0, err
 	}
+	if n, err = a.move(src); err != nil {
+		a.err = err
+	}
+	return n, err
+}
+
+func (a *answer) move(src io.Reader) (n int64, err error) {
 	if l, ok := src.(*io.LimitedReader); ok {
 		if wt, ok := l.R.(io.WriterTo); ok {
 			w := &limited{w: a.ResponseWriter, left: l.N}

@@ -107,7 +107,9 @@ func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
 		err = fault.New(fault.TooManyRequests, "the server is busy; try again").After(time.Second)
 	} else if err = g.pass(s, v, r); err == nil {
 		v.WriteHeader(http.StatusOK) // for a handler that had nothing to say
-		err = v.err
+	}
+	if v.err != nil {
+		err = v.err // what the handler saw of it is less
 	}
 	if err != nil && !g.refuse(s, v, r, err) {
 		panic(http.ErrAbortHandler)
