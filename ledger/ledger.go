@@ -73,7 +73,8 @@ type Ledger struct {
 const batchRows = 2048
 
 // Open moves what a killed process had noted into the table, so that the past is
-// there before the present. It succeeds on a full disk: then the spool keeps it.
+// there before the present. It succeeds when the database cannot write for now,
+// on a full disk for instance: then the spool keeps it.
 func Open(ctx context.Context, d *db.DB, o Options) (*Ledger, error) {
 	if o.Segment == 0 {
 		o.Segment = 16 << 20
@@ -124,7 +125,7 @@ func (l *Ledger) recover(ctx context.Context) error {
 	if err := l.spool.found(placed(n)); err != nil {
 		return err
 	}
-	if err := l.drain(ctx); err != nil && !db.IsFull(err) {
+	if err := l.drain(ctx); err != nil && !db.IsFull(err) && !db.IsBusy(err) {
 		return err
 	}
 	return l.spool.start()
