@@ -77,7 +77,9 @@ func Decide(p identity.Principal, as []Assignment, n Need, now time.Time) Decisi
 }
 
 func (a *Assignment) covers(p identity.Principal, n Need, now time.Time) bool {
-	if a.Principal != p.ID || !a.Scope.Covers(n.Scope) || (!a.Until.IsZero() && !now.Before(a.Until)) {
+	// Scopes that cover are prefixes, and most are not: that is the quicker question.
+	if !strings.HasPrefix(string(n.Scope), string(a.Scope)) || !a.Scope.Covers(n.Scope) ||
+		a.Principal != p.ID || (!a.Until.IsZero() && !now.Before(a.Until)) {
 		return false
 	}
 	if a.Prefix != "" {
@@ -128,9 +130,6 @@ type Registry struct {
 	AnonymousPull bool
 }
 
-// RegistryRef is another name of Registry, for callers outside the controls.
-type RegistryRef = Registry
-
 // A Call is the circumstances of a request, for the events it causes.
 type Call struct {
 	Correlation string
@@ -144,6 +143,7 @@ type Grant struct{ in *granted }
 
 type granted struct {
 	registry    Registry
+	scope       ref.Scope // of the registry
 	principal   identity.Principal
 	assignments []Assignment
 	call        Call
@@ -151,7 +151,7 @@ type granted struct {
 
 // NewGrant holds what a caller may do until the request ends.
 func NewGrant(r Registry, p identity.Principal, as []Assignment, c Call) Grant {
-	return Grant{&granted{r, p, as, c}}
+	return Grant{&granted{r, r.ID.Scope(), p, as, c}}
 }
 
 // ServerGrant is for what the process does without being asked, such as its
@@ -218,11 +218,16 @@ func (g Grant) RegistryID() ref.ID {
 }
 
 // Scope is the scope of the whole registry.
-func (g Grant) Scope() ref.Scope { return g.RegistryID().Scope() }
+func (g Grant) Scope() ref.Scope {
+	if g.in == nil {
+		return ""
+	}
+	return g.in.scope
+}
 
 // RepositoryScope is the scope of one repository of the registry.
 func (g Grant) RepositoryScope(r ref.Repository) ref.Scope {
-	return ref.RepositoryScope(g.RegistryID(), r)
+	return g.Scope() + "/repositories/" + ref.Scope(r)
 }
 
 // Principal is the caller.

@@ -14,7 +14,7 @@ type Cache[K comparable, V any] struct {
 }
 
 // cacheMax bounds what is kept: keys may come from callers.
-const cacheMax = 4096
+const cacheMax = 1 << 14
 
 // Get returns the value for key as of now: the kept one, or what load makes of
 // the documents. Errors are not kept.
