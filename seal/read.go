@@ -14,6 +14,7 @@ import (
 // A page holds one opened segment.
 type page struct {
 	buf       [segment]byte
+	nonce     nonce
 	i         int64  // which segment, or -1
 	plaintext []byte // in buf
 }
@@ -54,7 +55,7 @@ func Open(r io.ReaderAt, size int64, ring *keys.Ring, p Place) (*Reader, error) 
 	}
 	if segments == 1 {
 		t.i = 0
-		t.plaintext, err = s.open(begin[headerSize:], 0, true)
+		t.plaintext, err = s.open(&t.nonce, begin[headerSize:], begin[headerSize:], 0, true)
 	} else {
 		err = s.load(t, segments-1)
 	}
@@ -85,7 +86,7 @@ func (s *Reader) load(pg *page, i int64) (err error) {
 	if err := s.read(b, from); err != nil {
 		return err
 	}
-	if pg.plaintext, err = s.open(b, i, i == s.segments-1); err != nil {
+	if pg.plaintext, err = s.open(&pg.nonce, b, b, i, i == s.segments-1); err != nil {
 		return err
 	}
 	pg.i = i

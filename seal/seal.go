@@ -128,28 +128,29 @@ func resume(b []byte, form byte, ring *keys.Ring, p Place) (cryptor, error) {
 	return c, nil
 }
 
-// nonce is unlike that of every other segment of the object, and tells the last
-// segment from the others, so that no object can be cut at a segment's end.
-func (c *cryptor) nonce(i int64, last bool) [12]byte {
-	var n [12]byte
-	copy(n[:], c.prefix[:])
+// A nonce is unlike that of every other segment of the object, and tells the
+// last segment from the others, so that no object can be cut at a segment's end.
+// Who seals or opens many segments keeps one for all of them.
+type nonce [12]byte
+
+func (n *nonce) set(prefix [prefixSize]byte, i int64, last bool) []byte {
+	copy(n[:], prefix[:])
 	binary.BigEndian.PutUint32(n[prefixSize:], uint32(i))
+	n[11] = 0
 	if last {
 		n[11] = 1
 	}
-	return n
+	return n[:]
 }
 
 // seal seals plaintext where it lies; the tag comes behind it.
-func (c *cryptor) seal(plaintext []byte, i int64, last bool) {
-	n := c.nonce(i, last)
-	c.aead.Seal(plaintext[:0], n[:], plaintext, nil)
+func (c *cryptor) seal(n *nonce, plaintext []byte, i int64, last bool) {
+	c.aead.Seal(plaintext[:0], n.set(c.prefix, i, last), plaintext, nil)
 }
 
-// open opens a segment where it lies.
-func (c *cryptor) open(sealed []byte, i int64, last bool) ([]byte, error) {
-	n := c.nonce(i, last)
-	plaintext, err := c.aead.Open(sealed[:0], n[:], sealed, nil)
+// open opens a segment into dst, which is where it lies or does not touch it.
+func (c *cryptor) open(n *nonce, dst, sealed []byte, i int64, last bool) ([]byte, error) {
+	plaintext, err := c.aead.Open(dst[:0], n.set(c.prefix, i, last), sealed, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: segment %d", ErrDamaged, i)
 	}
@@ -183,7 +184,7 @@ func Small(k keys.DataKey, p Place, plaintext []byte) ([]byte, error) {
 		return nil, err
 	}
 	copy(sealed[headerSize:], plaintext)
-	c.seal(sealed[headerSize:headerSize+len(plaintext)], 0, true)
+	c.seal(new(nonce), sealed[headerSize:headerSize+len(plaintext)], 0, true)
 	return sealed, nil
 }
 
@@ -193,10 +194,5 @@ func OpenSmall(ring *keys.Ring, p Place, sealed []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := c.nonce(0, true)
-	plaintext, err := c.aead.Open(nil, n[:], sealed[headerSize:], nil)
-	if err != nil {
-		return nil, fmt.Errorf("%w: segment 0", ErrDamaged)
-	}
-	return plaintext, nil
+	return c.open(new(nonce), nil, sealed[headerSize:], 0, true)
 }

@@ -32,6 +32,7 @@ type Source struct {
 	place Place
 
 	cryptor
+	nonce nonce
 	i     int64        // the next segment
 	buf   *[chunk]byte // nil before the first and after the last piece
 	out   []byte       // the part of buf that is sealed and not yet handed on
@@ -112,7 +113,7 @@ func (s *Source) next() {
 		if s.err = err; err != nil && err != io.EOF {
 			return
 		}
-		s.seal(plaintext[:n], s.i, err == io.EOF)
+		s.seal(&s.nonce, plaintext[:n], s.i, err == io.EOF)
 		s.i++
 		end += n + tagSize
 	}
