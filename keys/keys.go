@@ -50,44 +50,39 @@ type silent struct{}
 func (silent) Format(f fmt.State, _ rune)   { io.WriteString(f, "[key]") }
 func (silent) MarshalText() ([]byte, error) { return []byte("[key]"), nil }
 
+// A secret is behind a function: fmt follows pointers, even those of fields
+// that are not exported, but it does not call.
+type secret func() *[Size]byte
+
+func hide(b []byte) secret {
+	k := [Size]byte(b)
+	return func() *[Size]byte { return &k }
+}
+
 // A DataKey is one version of the key of a registry. The zero DataKey derives
 // nothing.
 type DataKey struct {
 	silent
-	*dataKey // behind a pointer, so that not even reflection on an outer struct prints it
-}
-
-type dataKey struct {
 	registry string
 	version  uint32
-	secret   [Size]byte
+	secret   secret
 }
 
-// Registry is the uid of the registry whose key it is; "" of the zero DataKey.
-func (k DataKey) Registry() string {
-	if k.dataKey == nil {
-		return ""
-	}
-	return k.registry
-}
+// Registry is the uid of the registry whose key it is.
+func (k DataKey) Registry() string { return k.registry }
 
-// Version is the number of the key in its ring, from 1; 0 of the zero DataKey.
-func (k DataKey) Version() uint32 {
-	if k.dataKey == nil {
-		return 0
-	}
-	return k.version
-}
+// Version is the number of the key in its ring, from 1.
+func (k DataKey) Version() uint32 { return k.version }
 
 // Derive returns a key for one object and a commitment to it: the two halves of
 // HKDF-SHA256(data key, salt, info). Who can make two data keys, salts or infos
 // yield one commitment has broken SHA-256, so an object that stores its
 // commitment opens under one key and in one place only.
 func (k DataKey) Derive(salt, info []byte) (key, commitment [Size]byte, err error) {
-	if k.dataKey == nil {
+	if k.secret == nil {
 		return key, commitment, fault.New(fault.Unavailable, "this registry has no key at the moment")
 	}
-	both, err := hkdf.Key(sha256.New, k.secret[:], salt, string(info), 2*Size)
+	both, err := hkdf.Key(sha256.New, k.secret()[:], salt, string(info), 2*Size)
 	if err != nil {
 		return key, commitment, err
 	}

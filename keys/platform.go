@@ -18,7 +18,7 @@ import (
 // server stores can be opened with it, and nothing without it.
 type Platform struct {
 	silent
-	key *[Size]byte
+	key secret
 }
 
 // OpenPlatform reads the platform key from the file path. Where there is no
@@ -54,11 +54,11 @@ func readPlatform(path string) (*Platform, error) {
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
 	}
-	p := &Platform{key: new([Size]byte)}
-	if _, err := f.ReadAt(p.key[:], 0); err != nil {
+	var key [Size]byte
+	if _, err := f.ReadAt(key[:], 0); err != nil {
 		return nil, fmt.Errorf("platform key: %w", err)
 	}
-	return p, nil
+	return &Platform{key: hide(key[:])}, nil
 }
 
 // createPlatform writes beside path and then links: unlike a rename, a link
@@ -94,7 +94,7 @@ func createPlatform(path string) error {
 // Derive returns the key of one purpose: "database", "token-check" … Keys of
 // different purposes tell nothing about each other or about the platform key.
 func (p *Platform) Derive(purpose string) []byte {
-	key, err := hkdf.Key(sha256.New, p.key[:], nil, "breakwater platform 1/"+purpose, Size)
+	key, err := hkdf.Key(sha256.New, p.key()[:], nil, "breakwater platform 1/"+purpose, Size)
 	if err != nil {
 		panic(err) // only for lengths that HKDF cannot yield
 	}

@@ -35,7 +35,7 @@ func (r *Ring) add(version uint32, secret []byte) error {
 	if len(secret) != Size {
 		return fmt.Errorf("key %d of registry %s has %d bytes, not %d", version, r.registry, len(secret), Size)
 	}
-	r.keys[version] = DataKey{dataKey: &dataKey{r.registry, version, [Size]byte(secret)}}
+	r.keys[version] = DataKey{registry: r.registry, version: version, secret: hide(secret)}
 	return nil
 }
 
