@@ -9,7 +9,14 @@
 package content
 
 import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"breakwater/access"
 	"breakwater/db"
+	"breakwater/fault"
 	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/object"
@@ -20,10 +27,21 @@ import (
 const (
 	MaxManifest = 4 << 20   // bytes of a manifest: what the specification wants to be possible
 	MaxBlob     = 200 << 30 // bytes of a blob, as ACR
+	MaxPage     = 1000      // names on one page of a list
 )
 
 // Category of the events about content, as Azure names its log table.
 const Category = "ContainerRegistryRepositoryEvents"
+
+// Operations of these events.
+const (
+	pushManifest   = "PushManifest" // one for each tag that it moved, or one
+	deleteManifest = "DeleteManifest"
+	deleteTag      = "DeleteTag"
+	pushBlob       = "PushBlob"
+	mountBlob      = "MountBlob"
+	deleteBlob     = "DeleteBlob"
+)
 
 // A Store is the content of all registries. It is safe for concurrent use, in
 // any number of processes on one database and object store.
@@ -33,6 +51,7 @@ type Store struct {
 	rings    *keys.Rings
 	ledger   *ledger.Ledger
 	sessions []byte
+	writing  sync.Map // keys of the objects that this process is about to name
 }
 
 // New makes the store. sessions is the key that upload sessions are
@@ -41,17 +60,98 @@ func New(d *db.DB, o object.Store, rings *keys.Rings, l *ledger.Ledger, sessions
 	return &Store{db: d, objects: o, rings: rings, ledger: l, sessions: sessions}
 }
 
-// A Manifest is a document that names blobs and other manifests. Body is nil
-// where only the rest was asked for.
-type Manifest struct {
-	Digest    ref.Digest
-	MediaType string
-	Size      int64
-	Body      []byte
-}
-
 // Rules are what the registry's settings say about content. The zero Rules are
 // the strictest.
 type Rules struct {
 	Sparse bool // a manifest may name manifests and blobs that are not there
+}
+
+// change runs fn in a transaction and appends the event that records it, in the
+// repository that it is about.
+func (s *Store) change(ctx context.Context, g access.Grant, operation string, d ledger.Detail, fn func(*db.Tx) error) error {
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return s.ledger.Append(ctx, tx, event(g, operation, d))
+	})
+}
+
+func event(g access.Grant, operation string, d ledger.Detail) ledger.Event {
+	e := g.Event(Category, operation, g.RepositoryScope(d.Repository))
+	e.Detail = d
+	return e
+}
+
+// absent makes the fault c of a row that is not there.
+func absent(err error, c fault.Code) error {
+	if !errors.Is(err, db.ErrNoRows) {
+		return err
+	}
+	return unknown(c)
+}
+
+// unknown is the answer for what is not there, whatever the reason.
+func unknown(c fault.Code) error {
+	what := map[fault.Code]string{
+		fault.NameUnknown:     "this repository",
+		fault.TagUnknown:      "a manifest with this tag",
+		fault.ManifestUnknown: "a manifest with this digest",
+		fault.BlobUnknown:     "a blob with this digest",
+		fault.UploadUnknown:   "this upload",
+	}[c]
+	return fault.New(c, "there is no such thing here as %s", what)
+}
+
+func now() int64 { return time.Now().UnixMicro() }
+
+// Tags lists the tags after "after" in the order of their bytes: at most n, and
+// at most MaxPage; n < 0 asks for that many. more tells whether others follow. A
+// repository that nobody has pushed to is NameUnknown.
+func (s *Store) Tags(ctx context.Context, g access.Grant, repo ref.Repository, after string, n int) (tags []ref.Tag, more bool, err error) {
+	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
+		return nil, false, err
+	}
+	id, err := repositoryID(ctx, s.db, g.Registry(), repo)
+	if err != nil {
+		return nil, false, absent(err, fault.NameUnknown)
+	}
+	tags, err = listTags(ctx, s.db, id, after, page(n)+1)
+	return first(tags, page(n)), len(tags) > page(n), err
+}
+
+// Repositories lists the repositories of the registry as Tags does tags.
+func (s *Store) Repositories(ctx context.Context, g access.Grant, after string, n int) (names []ref.Repository, more bool, err error) {
+	if err := g.Allows(access.CatalogRead, g.Scope()); err != nil {
+		return nil, false, err
+	}
+	names, err = listRepositories(ctx, s.db, g.Registry(), after, page(n)+1)
+	return first(names, page(n)), len(names) > page(n), err
+}
+
+func page(n int) int {
+	if n < 0 || n > MaxPage {
+		return MaxPage
+	}
+	return n
+}
+
+func first[T any](all []T, n int) []T { return all[:min(n, len(all))] }
+
+// DeleteTag removes a tag and leaves its manifest.
+func (s *Store) DeleteTag(ctx context.Context, g access.Grant, repo ref.Repository, t ref.Tag) error {
+	if err := g.Allows(access.ContentDelete, g.RepositoryScope(repo)); err != nil {
+		return err
+	}
+	d := ledger.Detail{Repository: repo, Tag: t}
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		id, err := lockRepository(ctx, tx, g.Registry(), repo)
+		if err != nil {
+			return absent(err, fault.NameUnknown)
+		}
+		if d.Digest, err = endTag(ctx, tx, id, t); err != nil {
+			return absent(err, fault.TagUnknown)
+		}
+		return s.ledger.Append(ctx, tx, event(g, deleteTag, d))
+	})
 }

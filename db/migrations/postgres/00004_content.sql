@@ -9,17 +9,17 @@ CREATE TABLE repository (
 	UNIQUE (registry, name)
 );
 
--- bytes owns the parts that the blob is made of. due is when to see whether any repository still has it; NULL if nothing speaks against it.
+-- bytes owns the parts that the blob is made of. idle is since when perhaps no repository has it; NULL if one has.
 CREATE TABLE blob (
 	id       BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	registry TEXT COLLATE "C"    NOT NULL,
 	digest   TEXT COLLATE "C"    NOT NULL,
 	size     BIGINT NOT NULL,
 	bytes    TEXT COLLATE "C"    NOT NULL,
-	due      BIGINT,
+	idle     BIGINT,
 	UNIQUE (registry, digest)
 );
-CREATE INDEX blob_due ON blob (due) WHERE due IS NOT NULL;
+CREATE INDEX blob_idle ON blob (idle) WHERE idle IS NOT NULL;
 
 -- The name of every object: size bytes, from at on, of its owner (a blob's bytes, or an upload). One without an owner is deleted from due on;
 -- as its key is taken here, no late push can give a name to what is gone.

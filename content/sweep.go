@@ -1,0 +1,228 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"breakwater/db"
+	"breakwater/identity"
+	"breakwater/ledger"
+)
+
+// Sweep says how long things stay that nobody names.
+type Sweep struct {
+	// Grace is how long the bytes of a blob stay after the last repository gave
+	// it up, for those who are still reading it; and how old an object must be
+	// to count as one that will never have a name. Less than the longest push
+	// is safe, but may refuse a push that another process is doing.
+	Grace time.Duration
+
+	// Unused is how long a blob stays in a repository where no manifest needs
+	// it, for pushes that are not at their end. 0 keeps it.
+	Unused time.Duration
+
+	// Objects also looks through the whole object store for bytes that a dead
+	// process left: for a start, and now and then.
+	Objects bool
+}
+
+// Swept counts what a sweep removed.
+type Swept struct {
+	Uploads, Links, Blobs, Objects int
+}
+
+// purgeBlob is the operation of a sweep that takes a blob from a repository.
+const purgeBlob = "PurgeBlob"
+
+// batch is how much a sweep does before it looks whether it should stop.
+const batch = 256
+
+// forgotten is how long the key of an object that was swept nameless stays
+// taken: nothing that would name it can still be under way.
+const forgotten = 7 * 24 * time.Hour
+
+// Sweep removes what nobody names: names first, then bytes. It asks again in the
+// transaction whether that is still so. Sweeps and everything else may run at
+// the same time, in any number of processes.
+func (s *Store) Sweep(ctx context.Context, o Sweep) (n Swept, err error) {
+	steps := []func() (more bool, err error){
+		func() (bool, error) { return s.sweepUploads(ctx, &n) },
+		func() (bool, error) { return s.sweepLinks(ctx, o, &n) },
+		func() (bool, error) { return s.sweepBlobs(ctx, o, &n) },
+		func() (bool, error) { return false, s.sweepNameless(ctx, o, &n) },
+		func() (bool, error) { return s.sweepParts(ctx, &n) },
+	}
+	for _, step := range steps {
+		for more := true; more; {
+			if more, err = step(); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, ctx.Err()
+}
+
+func (s *Store) sweepUploads(ctx context.Context, n *Swept) (more bool, err error) {
+	at := now()
+	ids, err := overdueSessions(ctx, s.db, at, batch)
+	if err != nil || len(ids) == 0 {
+		return false, err
+	}
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		for _, id := range ids {
+			if err := dropSession(ctx, tx, id, at); err != nil && !errors.Is(err, db.ErrNoRows) {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		n.Uploads += len(ids)
+	}
+	return len(ids) == batch, err
+}
+
+func (s *Store) sweepLinks(ctx context.Context, o Sweep, n *Swept) (more bool, err error) {
+	if o.Unused <= 0 {
+		return false, nil
+	}
+	at := now()
+	links, err := idleLinks(ctx, s.db, at-o.Unused.Microseconds(), batch)
+	if err != nil {
+		return false, err
+	}
+	for _, l := range links {
+		gone := false
+		err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
+			if gone, err = dropLink(ctx, tx, l, at); err != nil || !gone {
+				return err
+			}
+			return s.ledger.Append(ctx, tx, ledger.Event{
+				Registry: l.registry, Category: Category, Operation: purgeBlob, Outcome: ledger.Success,
+				Who:    ledger.Who{ID: "server", Kind: string(identity.Server), Name: "breakwater"},
+				Detail: ledger.Detail{Repository: l.name, Digest: l.digest, Size: l.size},
+			})
+		})
+		if err != nil {
+			return false, err
+		}
+		if gone {
+			n.Links++
+		}
+	}
+	return len(links) == batch, nil
+}
+
+func (s *Store) sweepBlobs(ctx context.Context, o Sweep, n *Swept) (more bool, err error) {
+	at := now()
+	blobs, err := idleBlobs(ctx, s.db, at-o.Grace.Microseconds(), batch)
+	if err != nil {
+		return false, err
+	}
+	for _, b := range blobs {
+		gone := false
+		err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
+			gone, err = dropBlob(ctx, tx, b, at)
+			return err
+		})
+		if db.IsForeignKey(err) { // a push was faster: see next time
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if gone {
+			n.Blobs++
+		}
+	}
+	return len(blobs) == batch, nil
+}
+
+// sweepParts removes the bytes of what has no owner any more.
+func (s *Store) sweepParts(ctx context.Context, n *Swept) (more bool, err error) {
+	at := now()
+	objects, err := dueParts(ctx, s.db, at, batch)
+	if err != nil || len(objects) == 0 {
+		return false, err
+	}
+	if err := s.objects.Delete(ctx, objects...); err != nil {
+		return false, err
+	}
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		for _, object := range objects {
+			if err := dropPart(ctx, tx, object, at); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		n.Objects += len(objects)
+	}
+	return len(objects) == batch, err
+}
+
+// sweepNameless looks for objects that no row names and that nobody is about to
+// name. It takes their keys first: of this sweep and a late push only one can
+// have the row.
+func (s *Store) sweepNameless(ctx context.Context, o Sweep, n *Swept) error {
+	if !o.Objects {
+		return nil
+	}
+	old := time.Now().Add(-o.Grace)
+	var seen []string
+	for info, err := range s.objects.List(ctx, "") {
+		if err != nil {
+			return err
+		}
+		if _, writing := s.writing.Load(info.Key); writing || info.At.After(old) {
+			continue
+		}
+		if seen = append(seen, info.Key); len(seen) == batch {
+			if err := s.removeNameless(ctx, seen, n); err != nil {
+				return err
+			}
+			seen = seen[:0]
+		}
+	}
+	return s.removeNameless(ctx, seen, n)
+}
+
+// removeNameless removes those of the keys, which are in order, that have no row.
+func (s *Store) removeNameless(ctx context.Context, seen []string, n *Swept) error {
+	if len(seen) == 0 {
+		return nil
+	}
+	named, err := namedObjects(ctx, s.db, seen[0], seen[len(seen)-1])
+	if err != nil {
+		return err
+	}
+	nameless := slices.DeleteFunc(slices.Clone(seen), func(key string) bool {
+		_, ok := slices.BinarySearch(named, key)
+		return ok
+	})
+	if len(nameless) == 0 {
+		return nil
+	}
+	var taken []string
+	err = s.db.Write(ctx, func(tx *db.Tx) error {
+		taken = taken[:0]
+		for _, key := range nameless {
+			ok, err := takeNameless(ctx, tx, key, now()+forgotten.Microseconds())
+			if err != nil {
+				return err
+			}
+			if ok {
+				taken = append(taken, key)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	n.Objects += len(taken)
+	return s.objects.Delete(ctx, taken...)
+}
