@@ -19,9 +19,6 @@ import (
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/driver"
 	"github.com/ncruces/go-sqlite3/vfs"
-	"github.com/ncruces/go-sqlite3/vfs/adiantum"
-	cipher "lukechampine.com/adiantum"
-	"lukechampine.com/adiantum/hbsh"
 )
 
 const (
@@ -73,20 +70,6 @@ type lite struct {
 	readers *pool
 }
 
-// sealed gives the VFS the key by itself: it is in no URI, no PRAGMA, and so in no error.
-type sealed struct{ key []byte }
-
-func (s sealed) HBSH(key []byte) *hbsh.HBSH { return cipher.New(key) }
-
-func (s sealed) KDF(secret string) []byte {
-	if secret == "" { // a temporary file
-		key := make([]byte, keySize)
-		rand.Read(key)
-		return key
-	}
-	return bytes.Clone(s.key)
-}
-
 func openSQLite(ctx context.Context, o Options) (*lite, error) {
 	if len(o.Key) != keySize {
 		return nil, fmt.Errorf("db: SQLite needs a key of %d bytes", keySize)
@@ -102,7 +85,7 @@ func openSQLite(ctx context.Context, o Options) (*lite, error) {
 		o.Readers = min(max(4, 2*runtime.GOMAXPROCS(0)), 16)
 	}
 	d := &lite{file: file, name: "breakwater-" + rand.Text()}
-	vfs.Register(d.name, adiantum.Wrap(vfs.Find("os"), sealed{bytes.Clone(o.Key)}))
+	vfs.Register(d.name, &cipherVFS{VFS: vfs.Find("os"), key: bytes.Clone(o.Key)})
 	d.readers = &pool{slots: make(chan struct{}, o.Readers), open: func(ctx context.Context) (*conn, error) {
 		return d.connect(ctx, readerMemory, both+reading)
 	}}
@@ -171,7 +154,7 @@ func quickCheck(ctx context.Context, pool *sql.DB) error {
 }
 
 func (d *lite) uri() string {
-	q := url.Values{"vfs": {d.name}, "textkey": {"the VFS knows it"}, "modeof": {d.file}}
+	q := url.Values{"vfs": {d.name}, "modeof": {d.file}}
 	return (&url.URL{Scheme: "file", Path: d.file, RawQuery: q.Encode()}).String()
 }
 
