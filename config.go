@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// A config is what the process must know before it can open its database.
+// Everything else is a resource and changes through the API while the server
+// runs. A flag wins over the file; the environment has no say.
+type config struct {
+	Data     string `yaml:"data"`     // directory of keys, objects and, with SQLite, the database
+	Listen   string `yaml:"listen"`   // HOST:PORT of the registry
+	Ops      string `yaml:"ops"`      // HOST:PORT of health and metrics; "" for none
+	Database string `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
+	Domain   string `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
+
+	TLS struct {
+		Certificate string   `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
+		Key         string   `yaml:"key"`
+		Names       []string `yaml:"names"`   // more names and addresses for the own authority's certificate
+		Minimum     string   `yaml:"minimum"` // "1.2" or "1.3"
+	} `yaml:"tls"`
+	Proxies struct {
+		Forwarded []string `yaml:"forwarded"` // networks whose X-Forwarded-For is believed
+		Protocol  []string `yaml:"protocol"`  // networks that speak the PROXY protocol, and must
+	} `yaml:"proxies"`
+	Limits struct {
+		Connections int     `yaml:"connections"` // 0: as many as files and memory allow, up to 8192
+		PerAddress  int     `yaml:"perAddress"`  // connections of one address
+		Requests    int     `yaml:"requests"`    // under way at once; 0 is the door's own limit, as below
+		Caller      float64 `yaml:"caller"`      // requests per second of one identity
+		Stranger    float64 `yaml:"stranger"`    // refused or anonymous requests per second of one address
+	} `yaml:"limits"`
+	Sweep struct {
+		Every  time.Duration `yaml:"every"`  // between two sweeps
+		Grace  time.Duration `yaml:"grace"`  // how long bytes without a name stay
+		Unused time.Duration `yaml:"unused"` // how long a blob stays that no manifest needs; 0 is for ever
+	} `yaml:"sweep"`
+	Ledger struct {
+		Strict bool `yaml:"strict"` // a read is recorded beyond a power cut before it is answered
+	} `yaml:"ledger"`
+	Log struct {
+		Level  string `yaml:"level"`  // debug, info, warn, error
+		Format string `yaml:"format"` // text or json
+	} `yaml:"log"`
+}
+
+// defaults are safe: only this machine can knock.
+func defaults() *config {
+	c := new(config)
+	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", "127.0.0.1:8444"
+	c.TLS.Minimum = "1.2"
+	c.Limits.PerAddress = 1024
+	c.Sweep.Every, c.Sweep.Grace = time.Hour, 24*time.Hour
+	c.Log.Level, c.Log.Format = "info", "text"
+	return c
+}
+
+// flags of the settings that people change by hand.
+func (c *config) flags(f *pflag.FlagSet) {
+	f.StringVar(&c.Data, "data", c.Data, "directory of keys, objects and the database; also of the owner's first login")
+	f.StringVar(&c.Listen, "listen", c.Listen, "HOST:PORT of the registry; only this machine can reach the default")
+	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text; empty for none")
+	f.StringVar(&c.Database, "database", c.Database, "FILE or postgres://… (default DATA/breakwater.db); several processes may share one PostgreSQL database if they also share DATA")
+	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
+	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
+	f.StringVar(&c.TLS.Key, "tls-key", "", "PEM file with its private key")
+	f.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
+	f.StringVar(&c.Log.Format, "log-format", c.Log.Format, "text or json")
+}
+
+// read takes the settings of a YAML file, except those that a flag was given
+// for. A key that does not exist is refused: a setting that silently does
+// nothing is worse than a server that does not start.
+func (c *config) read(path string, f *pflag.FlagSet) error {
+	given := map[string]string{}
+	f.Visit(func(flag *pflag.Flag) { given[flag.Name] = flag.Value.String() })
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	err = yaml.NewDecoder(file, yaml.Strict()).Decode(c)
+	if at, ok := errors.AsType[yaml.Error](err); ok {
+		return fmt.Errorf("%s:%d: %s", path, at.GetToken().Position.Line, at.GetMessage())
+	} else if err != nil && err.Error() != "EOF" { // an empty file sets nothing
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for name, value := range given {
+		if err := f.Set(name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// check refuses what cannot work, and fills in what follows from the rest.
+func (c *config) check() (err error) {
+	if c.Data == "" {
+		return errors.New("data: a directory is needed")
+	}
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return err
+	}
+	if c.Database == "" {
+		c.Database = filepath.Join(c.Data, "breakwater.db")
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	if c.Ops != "" {
+		if _, _, err := net.SplitHostPort(c.Ops); err != nil {
+			return fmt.Errorf("ops: %w", err)
+		}
+	}
+	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
+		return errors.New("tls: a certificate and its key are given together")
+	}
+	if !slices.Contains([]string{"1.2", "1.3"}, c.TLS.Minimum) {
+		return fmt.Errorf(`tls.minimum: "1.2" or "1.3", not %q`, c.TLS.Minimum)
+	}
+	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
+		return fmt.Errorf(`log.format: "text" or "json", not %q`, c.Log.Format)
+	}
+	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
+		return errors.New("sweep: a time between sweeps is needed, and none is negative")
+	}
+	for of, list := range map[string][]string{"proxies.forwarded": c.Proxies.Forwarded, "proxies.protocol": c.Proxies.Protocol} {
+		if _, err := prefixes(of, list); err != nil {
+			return err
+		}
+	}
+	if c.Limits.Connections == 0 {
+		c.Limits.Connections = connections()
+	}
+	return nil
+}
+
+func (c *config) postgres() bool {
+	return strings.HasPrefix(c.Database, "postgres://") || strings.HasPrefix(c.Database, "postgresql://")
+}
+
+// host is the name that this machine's clients use.
+func (c *config) host() string {
+	host, _, _ := net.SplitHostPort(c.Listen)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && (ip.IsUnspecified() || ip.IsLoopback()) {
+		return "localhost"
+	}
+	return host
+}
+
+// public is what clients call the server that listens at a port.
+func (c *config) public(port int) string {
+	if port == 443 {
+		return c.host()
+	}
+	return net.JoinHostPort(c.host(), strconv.Itoa(port))
+}
+
+// domain is the Domain with the port of host.
+func (c *config) domain(host string) string {
+	_, port, err := net.SplitHostPort(host)
+	if c.Domain == "" || err != nil {
+		return c.Domain
+	}
+	return net.JoinHostPort(c.Domain, port)
+}
+
+// names are what the own authority's certificate is for.
+func (c *config) names() []string {
+	names := []string{"localhost", "127.0.0.1", "::1", c.host()}
+	if name, err := os.Hostname(); err == nil {
+		names = append(names, name)
+	}
+	if c.Domain != "" {
+		names = append(names, c.Domain, "*."+c.Domain)
+	}
+	host, _, _ := net.SplitHostPort(c.Listen)
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		addresses, _ := net.InterfaceAddrs()
+		for _, a := range addresses {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				names = append(names, p.Addr().String())
+			}
+		}
+	}
+	return append(names, c.TLS.Names...)
+}
+
+// prefixes reads addresses and networks.
+func prefixes(of string, list []string) ([]netip.Prefix, error) {
+	var all []netip.Prefix
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if a, single := netip.ParseAddr(s); single == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %q is not an address or network", of, s)
+		}
+		all = append(all, p.Masked())
+	}
+	return all, nil
+}
+
+// connections is how many the machine bears: half of the files, and 128 KiB of
+// the memory each.
+func connections() int {
+	n := 8192
+	var files unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &files) == nil {
+		n = int(min(uint64(n), files.Cur/2))
+	}
+	return int(min(int64(n), debug.SetMemoryLimit(-1)/(128<<10)))
+}

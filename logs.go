@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"breakwater/ledger"
+)
+
+func logsCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "logs", Short: "Show what happened: every change, every read, every refusal", Args: cobra.NoArgs,
+		Example: `  breakwater logs --since 10m
+  breakwater logs --since 1h --output json | jq 'select(.outcome == "refused")'`,
+	}
+	ownerFile(c)
+	since := lifetime(time.Hour)
+	c.Flags().Var(&since, "since", "how far back: 10m, 1h, 7d; 0 for everything")
+	category := c.Flags().String("category", "", "only events of this category")
+	output := outputFlag(c, "table", "json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := output.check(); err != nil {
+			return err
+		}
+		client, err := connect(c)
+		if err != nil {
+			return err
+		}
+		query := url.Values{"category": {*category}}
+		if since > 0 {
+			query.Set("since", time.Now().Add(-time.Duration(since)).UTC().Format(time.RFC3339Nano))
+		}
+		path := "/providers/Breakwater.Ledger/events?" + query.Encode()
+		if output.is("json") {
+			// Each event is printed as the server sent it, one to a line.
+			out := json.NewEncoder(c.OutOrStdout())
+			out.SetEscapeHTML(false)
+			return list(c.Context(), client, path, func(e json.RawMessage) error { return out.Encode(e) })
+		}
+		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "TIME\tOPERATION\tOUTCOME\tSTATUS\tWHO\tFROM\tWHAT")
+		err = list(c.Context(), client, path, func(e ledger.Event) error {
+			outcome := string(e.Outcome)
+			if e.Reason != "" {
+				outcome += " (" + e.Reason + ")"
+			}
+			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime),
+				e.Operation, outcome, e.Status, orDash(e.Who.Name), orDash(address(e)), subject(e))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return w.Flush()
+	}
+	return c
+}
+
+func address(e ledger.Event) string {
+	if !e.From.Address.IsValid() {
+		return ""
+	}
+	return e.From.Address.String()
+}
+
+// subject is what an event is about, as short as it can be said.
+func subject(e ledger.Event) string {
+	d := e.Detail
+	switch {
+	case d.Tag != "":
+		return string(d.Repository) + ":" + string(d.Tag)
+	case d.Digest != "":
+		return string(d.Repository) + "@" + string(d.Digest)
+	case d.Repository != "":
+		return string(d.Repository)
+	}
+	return orDash(string(e.Scope))
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

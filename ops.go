@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"breakwater/transit"
+)
+
+// ops is what the operator's tools ask, in clear text and without a login: keep
+// its listener on the loopback or behind a firewall.
+type ops struct {
+	metrics *prometheus.Registry
+	house   atomic.Pointer[house] // nil while the server starts and stops
+}
+
+func newOps(l *transit.Listener) *ops {
+	o := &ops{metrics: prometheus.NewRegistry()}
+	o.metrics.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "breakwater_connections", Help: "Connections that are open.",
+		}, func() float64 { return float64(l.Held()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "breakwater_connections_refused_total", Help: "Connections that were turned away because there were too many.",
+		}, func() float64 { return float64(l.Refused()) }),
+	)
+	return o
+}
+
+func (o *ops) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", healthy)
+	mux.HandleFunc("GET /readyz", o.ready)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.metrics, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// healthy says that the process answers, and nothing more.
+func healthy(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, "ok\n")
+}
+
+// ready says whether requests should be sent here now.
+func (o *ops) ready(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if h := o.house.Load(); h == nil {
+		http.Error(w, "starting or stopping", http.StatusServiceUnavailable)
+	} else if _, err := h.documents.Generation(ctx); err != nil {
+		http.Error(w, "the database does not answer", http.StatusServiceUnavailable)
+	} else {
+		healthy(w, r)
+	}
+}
+
+// serve answers until ctx ends.
+func (o *ops) serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
+	server := &http.Server{
+		Handler: o.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(log.With("listener", "ops").Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func registryCommand() *cobra.Command {
+	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies", registryShow(), registryUpdate())
+	ownerFile(c)
+	return c
+}
+
+func registryShow() *cobra.Command {
+	c := &cobra.Command{Use: "show", Short: "Show the registry's settings", Args: cobra.NoArgs}
+	output := outputFlag(c, "table", "json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := output.check(); err != nil {
+			return err
+		}
+		client, err := connect(c)
+		if err != nil {
+			return err
+		}
+		id, err := client.registry(c.Context())
+		if err != nil {
+			return err
+		}
+		var whole json.RawMessage
+		if err := client.call(c.Context(), http.MethodGet, id+apiVersion, nil, &whole); err != nil {
+			return err
+		}
+		return printRegistry(c, output, whole)
+	}
+	return c
+}
+
+func registryUpdate() *cobra.Command {
+	c := &cobra.Command{
+		Use: "update", Short: "Change settings; they count from the next request", Args: cobra.NoArgs,
+		Example: `  breakwater registry update --default-action Deny --allow-ip 192.0.2.0/24
+  breakwater registry update --anonymous-pull off`,
+	}
+	output := outputFlag(c, "table", "json")
+	f := c.Flags()
+	admin := f.String("admin-user", "", "on or off: the account that may do everything with content")
+	anonymous := f.String("anonymous-pull", "", "on or off: anybody may pull everything")
+	public := f.String("public-network-access", "", "Enabled or Disabled: whether any network may reach the registry's content")
+	action := f.String("default-action", "", "Allow or Deny: networks without a rule")
+	allow := f.StringArray("allow-ip", nil, "let an address or network in")
+	remove := f.StringArray("remove-ip", nil, "remove such a rule")
+	sparse := f.String("sparse-manifests", "", "on or off: an index may name manifests that are not here")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := output.check(); err != nil {
+			return err
+		}
+		properties := fields{}
+		for _, s := range []struct {
+			flag, value string
+			set         func(on bool)
+		}{
+			{"admin-user", *admin, func(on bool) { properties["adminUserEnabled"] = on }},
+			{"anonymous-pull", *anonymous, func(on bool) { properties["anonymousPullEnabled"] = on }},
+			{"sparse-manifests", *sparse, func(on bool) {
+				status := map[bool]string{true: "enabled", false: "disabled"}[on]
+				properties["policies"] = fields{"sparseManifests": fields{"status": status}}
+			}},
+		} {
+			if !f.Changed(s.flag) {
+				continue
+			}
+			if s.value != "on" && s.value != "off" {
+				return usagef("--%s is on or off, not %q", s.flag, s.value)
+			}
+			s.set(s.value == "on")
+		}
+		if f.Changed("public-network-access") {
+			properties["publicNetworkAccess"] = *public
+		}
+		rules := f.Changed("allow-ip") || f.Changed("remove-ip")
+		if len(properties) == 0 && !rules && *action == "" {
+			return usagef("registry update: nothing to change")
+		}
+		client, err := connect(c)
+		if err != nil {
+			return err
+		}
+		id, err := client.registry(c.Context())
+		if err != nil {
+			return err
+		}
+		// Rules are a list, and a list is changed by sending all of it: If-Match sees
+		// to it that nobody else changed it in between.
+		var now struct {
+			Etag       string
+			Properties struct {
+				NetworkRuleSet struct{ IPRules []ipRule }
+			}
+		}
+		if err := client.call(c.Context(), http.MethodGet, id+apiVersion, nil, &now); err != nil {
+			return err
+		}
+		set := fields{}
+		if *action != "" {
+			set["defaultAction"] = *action
+		}
+		if rules {
+			set["ipRules"] = edited(now.Properties.NetworkRuleSet.IPRules, *allow, *remove)
+		}
+		if len(set) > 0 {
+			properties["networkRuleSet"] = set
+		}
+		var whole json.RawMessage
+		err = client.call(c.Context(), http.MethodPatch, id+apiVersion, fields{"properties": properties}, &whole, "If-Match", now.Etag)
+		if r, ok := errors.AsType[*refusal](err); ok && r.status == http.StatusPreconditionFailed {
+			return errors.New("somebody else changed the registry at the same time; look at it and try again")
+		} else if err != nil {
+			return err
+		}
+		return printRegistry(c, output, whole)
+	}
+	return c
+}
+
+type ipRule struct {
+	Action string `json:"action"`
+	Value  string `json:"value"`
+}
+
+// edited is never nil: an empty list clears the rules, a missing one keeps them.
+func edited(rules []ipRule, allow, remove []string) []ipRule {
+	after := slices.DeleteFunc(append([]ipRule{}, rules...), func(r ipRule) bool {
+		return slices.Contains(remove, r.Value) || slices.Contains(allow, r.Value)
+	})
+	for _, value := range allow {
+		after = append(after, ipRule{"Allow", value})
+	}
+	return after
+}
+
+func printRegistry(c *cobra.Command, o output, whole json.RawMessage) error {
+	if o.is("json") {
+		var line bytes.Buffer
+		if err := json.Compact(&line, whole); err != nil {
+			return err
+		}
+		line.WriteByte('\n')
+		_, err := line.WriteTo(c.OutOrStdout())
+		return err
+	}
+	var r struct {
+		Name       string
+		Properties struct {
+			LoginServer          string
+			AdminUserEnabled     bool
+			AnonymousPullEnabled bool
+			PublicNetworkAccess  string
+			NetworkRuleSet       struct {
+				DefaultAction string
+				IPRules       []ipRule
+			}
+			Policies struct{ SparseManifests struct{ Status string } }
+		}
+	}
+	if err := json.Unmarshal(whole, &r); err != nil {
+		return err
+	}
+	p := r.Properties
+	w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
+	for _, line := range [][2]string{
+		{"name", r.Name},
+		{"login server", p.LoginServer},
+		{"admin user", onOff(p.AdminUserEnabled)},
+		{"anonymous pull", onOff(p.AnonymousPullEnabled)},
+		{"public network access", p.PublicNetworkAccess},
+		{"networks without a rule", p.NetworkRuleSet.DefaultAction},
+		{"networks with a rule", strconv.Itoa(len(p.NetworkRuleSet.IPRules))},
+		{"sparse manifests", p.Policies.SparseManifests.Status},
+	} {
+		fmt.Fprintf(w, "%s\t%s\n", line[0], orDash(line[1]))
+	}
+	for _, rule := range p.NetworkRuleSet.IPRules {
+		fmt.Fprintf(w, "  %s\t%s\n", rule.Value, rule.Action)
+	}
+	return w.Flush()
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

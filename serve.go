@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"crypto/fips140"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"breakwater/content"
+	"breakwater/transit"
+)
+
+func serveCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Start the registry; the first start makes everything it needs",
+		Long: `Start the registry. The first start makes everything that it needs in the data
+directory: keys, a certificate authority, one registry, and the owner's login in
+owner.json. It logs to standard error, and stops on SIGTERM or SIGINT when the
+requests under way are answered, after at most 30 seconds.
+
+With --database postgres://… several processes may share one database, if they
+share the data directory too. With SQLite, the default, one data directory has
+one process; a second one refuses to start.`,
+		Args: cobra.NoArgs,
+	}
+	settings := defaults()
+	settings.flags(c.Flags())
+	file := c.Flags().String("config", "", "YAML file with settings; a flag wins over it")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		limitMemory()
+		if *file != "" {
+			if err := settings.read(*file, c.Flags()); err != nil {
+				return usage{err}
+			}
+		}
+		if err := settings.check(); err != nil {
+			return usage{err}
+		}
+		log, err := logger(settings, c.ErrOrStderr())
+		if err != nil {
+			return usage{err}
+		}
+		return runServer(c.Context(), settings, log, c.OutOrStdout())
+	}
+	return c
+}
+
+// runServer serves until ctx ends, and then until the requests under way
+// are answered.
+func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) (err error) {
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return err
+	}
+	held, err := hold(c)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	starting, err := begin(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer starting.Close()
+
+	// Addresses come first: if one is taken, nothing has been made yet.
+	certificate, ca, err := certificate(c, log)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(ctx, c, certificate, log)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer listener.Close()
+	var opsListener net.Listener
+	if c.Ops != "" {
+		if opsListener, err = new(net.ListenConfig).Listen(ctx, "tcp", c.Ops); err != nil {
+			return fmt.Errorf("ops: %w", err)
+		}
+		defer opsListener.Close()
+	}
+	host := c.public(listener.Addr().Port)
+	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: ca}
+	o := newOps(listener)
+
+	h, err := build(ctx, c, host, log, o.metrics)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	if err := h.firstStart(ctx, c, l); err != nil {
+		return err
+	}
+	starting.Close()
+
+	work, run := errgroup.WithContext(ctx)
+	answered, done := context.WithCancel(context.WithoutCancel(ctx))
+	defer done()
+	if opsListener != nil {
+		work.Go(func() error { return o.serve(answered, opsListener, log) })
+	}
+	work.Go(func() error {
+		defer done()
+		return listener.Serve(run, h.handler())
+	})
+	work.Go(func() error {
+		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
+		return nil
+	})
+	o.house.Store(h)
+	context.AfterFunc(run, func() { o.house.Store(nil) })
+	log.Info("ready", "server", l.Server, "listener", listener.Addr().String(), "ops", addressOf(opsListener),
+		"database", h.db.Engine(), "fips", fips140.Enabled(), "version", version())
+	welcome(out, c, l)
+	return work.Wait()
+}
+
+func certificate(c *config, log *slog.Logger) (shown transit.Certificate, ca string, err error) {
+	if c.TLS.Certificate != "" {
+		shown, err = transit.Files(c.TLS.Certificate, c.TLS.Key, log)
+		return shown, "", err
+	}
+	authority, err := transit.OpenAuthority(filepath.Join(c.Data, "tls"))
+	if err != nil {
+		return nil, "", err
+	}
+	if left := time.Until(authority.Until()); left < 365*24*time.Hour {
+		log.Warn("clients will soon stop trusting the own authority: give the server another certificate, or remove the directory and have clients trust the new one",
+			"file", authority.File(), "until", authority.Until())
+	}
+	return authority.Certificate(c.names()...), authority.File(), nil
+}
+
+func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {
+	forwarders, err := prefixes("proxies.forwarded", c.Proxies.Forwarded)
+	if err != nil {
+		return nil, err
+	}
+	proxies, err := prefixes("proxies.protocol", c.Proxies.Protocol)
+	if err != nil {
+		return nil, err
+	}
+	return transit.Listen(ctx, transit.Options{
+		Name: "registry", Address: c.Listen, TLS: transit.Config(shown, c.TLS.Minimum == "1.3"),
+		Proxies: proxies, Forwarders: forwarders,
+		Connections: c.Limits.Connections, PerAddress: c.Limits.PerAddress, Log: log,
+	})
+}
+
+// sweep removes what nobody names, once.
+func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused})
+		if swept != (content.Swept{}) {
+			log.Info("swept", "uploads", swept.Uploads, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
+		}
+		return err
+	}
+}
+
+func addressOf(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// welcome tells a person what to do next.
+func welcome(out io.Writer, c *config, l login) {
+	owner := filepath.Join(c.Data, "owner.json")
+	fmt.Fprintf(out, "\nBreakwater is ready at %s\n\nThe owner's login is in %s\n", l.Server, owner)
+	if l.CAFile != "" {
+		lines := trustLines(l)
+		fmt.Fprintf(out, "\nClients come to trust it by\n  %s\n  %s\n", lines[0], lines[1])
+	}
+	fmt.Fprintf(out, "\nMore: breakwater trust --owner-file %s\n", quote(owner))
+}
+
+func logger(c *config, to io.Writer) (*slog.Logger, error) {
+	var o slog.HandlerOptions
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
+		return nil, fmt.Errorf("log.level: debug, info, warn or error, not %q", c.Log.Level)
+	}
+	o.Level = level
+	var h slog.Handler = slog.NewTextHandler(to, &o)
+	if c.Log.Format == "json" {
+		h = slog.NewJSONHandler(to, &o)
+	}
+	log := slog.New(h)
+	slog.SetDefault(log) // for what has no door to report to, such as a follower
+	return log, nil
+}
+
+// limitMemory keeps the collector below the container's limit when GOMEMLIMIT
+// does not say otherwise. A quarter is left for what Go does not count: SQLite's
+// memory and the kernel's buffers.
+func limitMemory() {
+	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		return
+	}
+	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && limit < 1<<50 { // v1 writes "no limit" as a huge one
+			debug.SetMemoryLimit(limit / 4 * 3)
+		}
+	}
+}

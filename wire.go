@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"breakwater/access"
+	"breakwater/acr"
+	"breakwater/arm"
+	"breakwater/content"
+	"breakwater/db"
+	"breakwater/gate"
+	"breakwater/identity"
+	"breakwater/keys"
+	"breakwater/ledger"
+	"breakwater/network"
+	"breakwater/object"
+	"breakwater/oci"
+	"breakwater/registry"
+	"breakwater/resource"
+)
+
+// house is every room, put together. The zero house has no content, but it has
+// its surfaces.
+type house struct {
+	platform   *keys.Platform
+	db         *db.DB
+	ledger     *ledger.Ledger
+	documents  *resource.Store
+	rings      *keys.Rings
+	identity   *identity.Store
+	access     *access.Store
+	registries *registry.Store
+	content    *content.Store
+	gate       *gate.Gate
+}
+
+// build opens the rooms from the ground up. host is what clients call the
+// server, with its port. What it opened before an error is closed again.
+func build(ctx context.Context, c *config, host string, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
+	h := new(house)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.close())
+		}
+	}()
+	// A process that cannot say any more what is on disk must not go on answering:
+	// the next one reads the disk and knows.
+	fatal := func(err error) {
+		log.Error("stopped: the disk can no longer be trusted", "err", err)
+		os.Exit(failure)
+	}
+	if h.platform, err = keys.OpenPlatform(filepath.Join(c.Data, "platform.key")); err != nil {
+		return nil, fmt.Errorf("platform key: %w", err)
+	}
+	objects, err := object.NewDisk(filepath.Join(c.Data, "objects"), fatal)
+	if err != nil {
+		return nil, fmt.Errorf("object store: %w", err)
+	}
+	if h.db, err = db.Open(ctx, db.Options{Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal}); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	spool := filepath.Join(c.Data, "spool")
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return nil, err
+	}
+	h.ledger, err = ledger.Open(ctx, h.db, ledger.Options{
+		Spool: spool, Key: h.platform.Derive("ledger-spool"), Strict: c.Ledger.Strict, Fatal: fatal,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
+	h.documents = resource.New(h.db)
+	h.rings = keys.NewRings(h.db, h.platform)
+	h.identity, err = identity.New(identity.Options{
+		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.access = &access.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
+	h.registries = registry.New(registry.Options{
+		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access,
+		Default: registryName, Host: host, Domain: c.domain(host),
+	})
+	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
+	forwarded, err := prefixes("proxies.forwarded", c.Proxies.Forwarded)
+	if err != nil {
+		return nil, err
+	}
+	var proxies network.Proxies
+	for _, p := range forwarded {
+		proxies = append(proxies, network.Network{Prefix: p})
+	}
+	h.gate = gate.New(gate.Options{
+		Registries: h.registries, Identity: h.identity, Access: h.access, Ledger: h.ledger,
+		Proxies: proxies, Log: log, Metrics: metrics,
+		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
+	})
+	return h, nil
+}
+
+// close leaves the rooms from the top down; everything noted is a row then.
+func (h *house) close() error {
+	var err error
+	if h.ledger != nil {
+		err = h.ledger.Close()
+	}
+	if h.db != nil {
+		err = errors.Join(err, h.db.Close())
+	}
+	return err
+}
+
+// An api is a surface and where its paths begin.
+type api struct {
+	prefix string
+	gate.Surface
+}
+
+// surfaces are the APIs behind the door. The last one answers for every path
+// that no other has.
+func (h *house) surfaces() []api {
+	return []api{
+		{"/v2", &oci.API{Content: h.content, Registries: h.registries}},
+		{"/oauth2/", &acr.API{Identity: h.identity, Registries: h.registries}},
+		{"/", arm.New(h.ledger,
+			arm.Plain(h.documents, arm.SubscriptionType),
+			arm.Plain(h.documents, arm.ResourceGroupType),
+			arm.Registries(h.registries, h.access),
+			arm.ScopeMaps(h.access),
+			arm.Tokens(h.access),
+		)},
+	}
+}
+
+// handler is what the registry's listener serves. There is one path that does
+// not lead to the door: whether somebody is at home.
+func (h *house) handler() http.Handler {
+	type entry struct {
+		prefix string
+		http.Handler
+	}
+	var entries []entry
+	for _, a := range h.surfaces() {
+		entries = append(entries, entry{a.prefix, h.gate.Serve(a)})
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/healthz" {
+			healthy(w, r)
+			return
+		}
+		for _, e := range entries {
+			if strings.HasPrefix(r.URL.Path, e.prefix) {
+				e.ServeHTTP(w, r)
+				return
+			}
+		}
+	})
+}
