@@ -18,7 +18,7 @@ import (
 )
 
 // Administrative is the category of events about resources.
-const Administrative = "Administrative"
+const Administrative = ledger.Administrative
 
 // Types of the documents that this package owns.
 const (

@@ -2,6 +2,8 @@ package identity
 
 import (
 	"encoding/base64"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -21,8 +23,7 @@ const RefreshUser = "00000000-0000-0000-0000-000000000000"
 // A Secret is text that proves something. It does not print itself.
 type Secret string
 
-func (Secret) String() string               { return "[secret]" }
-func (Secret) GoString() string             { return "[secret]" }
+func (Secret) Format(f fmt.State, _ rune)   { io.WriteString(f, "[secret]") }
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
 // Credentials are what a caller shows: nothing, a user name and a password, or a

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -64,6 +65,9 @@ type Password struct {
 	Expiry  time.Time // zero for never
 	proof   verifier
 }
+
+// Format prints the name alone.
+func (p Password) Format(f fmt.State, _ rune) { io.WriteString(f, p.Name) }
 
 // PasswordInfo is what may be told about a password afterwards.
 type PasswordInfo struct {

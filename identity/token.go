@@ -310,7 +310,7 @@ func (s *Store) rotate(ctx context.Context, ring *keyring, now time.Time) (*sign
 				return err
 			}
 		}
-		return s.o.Ledger.Append(ctx, tx, ledger.Event{Time: now, Category: "Administrative", Operation: keyType + "/write",
+		return s.o.Ledger.Append(ctx, tx, ledger.Event{Time: now, Category: ledger.Administrative, Operation: keyType + "/write",
 			Scope: doc.ID.Scope(), Who: who.Who(), Outcome: ledger.Success})
 	})
 	if err != nil {
