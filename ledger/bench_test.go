@@ -29,9 +29,8 @@ func BenchmarkEncode(b *testing.B) {
 func BenchmarkNote(b *testing.B) {
 	d := dbtest.SQLite(b)
 	l := open(b, d, Options{Segment: 1 << 30, Every: time.Hour})
-	stopped := l.wake // nothing is drained meanwhile
-	l.wake = make(chan struct{}, 1)
-	_ = stopped
+	l.stop() // nothing is drained meanwhile
+	l.wg.Wait()
 	e := pull("r", 1)
 	start := cpu()
 	b.ReportAllocs()
@@ -71,6 +70,7 @@ func BenchmarkRecord(b *testing.B) {
 	d := dbtest.SQLite(b)
 	l := open(b, d, Options{Every: time.Second})
 	e := pull("r", 1)
+	b.ResetTimer()
 	start := cpu()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
@@ -85,8 +85,9 @@ func BenchmarkRecord(b *testing.B) {
 func BenchmarkNotePostgres(b *testing.B) {
 	l := open(b, dbtest.Postgres(b), Options{})
 	e := pull("r", 1)
-	start := cpu()
 	b.SetParallelism(8)
+	b.ResetTimer()
+	start := cpu()
 	b.RunParallel(func(p *testing.PB) {
 		for p.Next() {
 			if err := l.Note(b.Context(), e); err != nil {

@@ -528,7 +528,7 @@ func FuzzSpool(f *testing.F) {
 		b := slices.Clone(good)
 		clamp := func(i uint16) int { return min(int(i), len(b)) }
 		copy(b[clamp(to):], good[clamp(from):min(clamp(from)+int(n), len(b))]) // moved
-		copy(b[clamp(at):], with)                                            // overwritten
+		copy(b[clamp(at):], with)                                              // overwritten
 		var head [headSize]byte
 		copy(head[:], b)
 		var h segment
