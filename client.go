@@ -177,24 +177,18 @@ type document struct {
 
 // registry is the resource id of the login's registry.
 func (c *client) registry(ctx context.Context) (id string, err error) {
-	var subscriptions, found []string
-	err = list(ctx, c, "/subscriptions?api-version=2022-12-01", func(d document) error {
-		subscriptions = append(subscriptions, d.ID)
+	var found []string
+	err = list(ctx, c, "/providers/Microsoft.ContainerRegistry/registries"+apiVersion, func(d document) error {
+		if c.Name == "" || strings.EqualFold(d.Name, c.Name) {
+			found = append(found, d.ID)
+		}
 		return nil
 	})
-	for _, s := range subscriptions {
-		err = errors.Join(err, list(ctx, c, s+"/providers/Microsoft.ContainerRegistry/registries?api-version=2023-07-01", func(d document) error {
-			if c.Name == "" || strings.EqualFold(d.Name, c.Name) {
-				found = append(found, d.ID)
-			}
-			return nil
-		}))
+	if err == nil && len(found) != 1 {
+		err = fmt.Errorf("this login sees %d registries named %q at %s", len(found), c.Name, c.Server)
 	}
 	if err != nil {
 		return "", err
-	}
-	if len(found) != 1 {
-		return "", fmt.Errorf("this login sees %d registries named %q at %s", len(found), c.Name, c.Server)
 	}
 	return found[0], nil
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -42,19 +44,24 @@ func logsCommand() *cobra.Command {
 			out.SetEscapeHTML(false)
 			return list(c.Context(), client, path, func(e json.RawMessage) error { return out.Encode(e) })
 		}
+		var all []ledger.Event
+		if err := list(c.Context(), client, path, func(e ledger.Event) error {
+			all = append(all, e)
+			return nil
+		}); err != nil {
+			return err
+		}
+		// A ledger is in the order of commits; people read in the order of time.
+		slices.SortStableFunc(all, func(a, b ledger.Event) int { return a.Time.Compare(b.Time) })
 		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "TIME\tOPERATION\tOUTCOME\tSTATUS\tWHO\tFROM\tWHAT")
-		err = list(c.Context(), client, path, func(e ledger.Event) error {
+		fmt.Fprintln(w, "TIME\tOPERATION\tOUTCOME\tWHO\tFROM\tWHAT")
+		for _, e := range all {
 			outcome := string(e.Outcome)
 			if e.Reason != "" {
-				outcome += " (" + e.Reason + ")"
+				outcome = fmt.Sprintf("%s: %s (%d)", outcome, e.Reason, e.Status)
 			}
-			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime),
-				e.Operation, outcome, e.Status, orDash(e.Who.Name), orDash(address(e)), subject(e))
-			return err
-		})
-		if err != nil {
-			return err
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", e.Time.Local().Format(time.DateTime),
+				ending(e.Operation), outcome, orDash(e.Who.Name), orDash(address(e)), subject(e))
 		}
 		return w.Flush()
 	}
@@ -79,7 +86,19 @@ func subject(e ledger.Event) string {
 	case d.Repository != "":
 		return string(d.Repository)
 	}
-	return orDash(string(e.Scope))
+	return orDash(ending(string(e.Scope)))
+}
+
+// ending is what is left of an id or operation without the namespace and what
+// stands before it.
+func ending(id string) string {
+	if i := strings.LastIndex(id, "/providers/"); i >= 0 {
+		id = id[i+len("/providers/"):]
+	}
+	if namespace, rest, ok := strings.Cut(id, "/"); ok && strings.Contains(namespace, ".") {
+		return rest
+	}
+	return id
 }
 
 func orDash(s string) string {

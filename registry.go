@@ -14,7 +14,7 @@ import (
 )
 
 func registryCommand() *cobra.Command {
-	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies", registryShow(), registryUpdate())
+	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies", registryShow(), registryUpdate(), registryPassword())
 	ownerFile(c)
 	return c
 }
@@ -126,6 +126,36 @@ func registryUpdate() *cobra.Command {
 			return err
 		}
 		return printRegistry(c, output, whole)
+	}
+	return c
+}
+
+func registryPassword() *cobra.Command {
+	c := &cobra.Command{
+		Use: "admin-password", Short: "Make a new password of the admin user and show it, this once", Args: cobra.NoArgs,
+	}
+	output := outputFlag(c, "text", "json")
+	name := c.Flags().String("name", "password1", "password1 or password2: one can be replaced while the other is in use")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := output.check(); err != nil {
+			return err
+		}
+		if *name != "password1" && *name != "password2" {
+			return usagef("--name is password1 or password2, not %q", *name)
+		}
+		client, err := connect(c)
+		if err != nil {
+			return err
+		}
+		id, err := client.registry(c.Context())
+		if err != nil {
+			return err
+		}
+		var made passwords
+		if err := client.call(c.Context(), http.MethodPost, id+"/regenerateCredential"+apiVersion, fields{"name": *name}, &made); err != nil {
+			return err
+		}
+		return made.print(c, output)
 	}
 	return c
 }

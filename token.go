@@ -83,31 +83,12 @@ func tokenCreate() *cobra.Command {
 		if expires > 0 {
 			wanted["expiry"] = time.Now().Add(time.Duration(expires)).UTC().Format(time.RFC3339Nano)
 		}
-		var made struct {
-			Username  string
-			Passwords []struct{ Value, Expiry string }
-		}
+		var made passwords
 		err = client.call(ctx, http.MethodPost, registry+"/generateCredentials"+apiVersion, wanted, &made)
-		if err == nil && len(made.Passwords) != 1 {
-			err = errors.New("the server made no password")
-		}
 		if err != nil { // a token that nobody can use is only in the way
 			return errors.Join(err, client.call(ctx, http.MethodDelete, token+apiVersion, nil, nil))
 		}
-		p := made.Passwords[0]
-		if output.is("json") {
-			return json.NewEncoder(c.OutOrStdout()).Encode(struct {
-				Username string `json:"username"`
-				Password string `json:"password"`
-				Expires  string `json:"expires"`
-			}{made.Username, p.Value, p.Expiry})
-		}
-		until := "never"
-		if p.Expiry != "" {
-			until = p.Expiry
-		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "username  %s\npassword  %s\nexpires   %s\n", made.Username, p.Value, until)
-		return err
+		return made.print(c, output)
 	}
 	return c
 }
@@ -194,10 +175,10 @@ func tokenRevoke() *cobra.Command {
 				return err
 			}
 			token := registry + "/tokens/" + args[0] + apiVersion
-			if err := client.call(ctx, http.MethodGet, token, nil, nil); err != nil {
-				return err // a DELETE would not say that there was none
-			}
-			if err := client.call(ctx, http.MethodDelete, token, nil, nil); err != nil {
+			err = client.call(ctx, http.MethodDelete, token, nil, nil, "If-Match", "*")
+			if missing(err) {
+				return fmt.Errorf("there is no token named %s", args[0])
+			} else if err != nil {
 				return err
 			}
 			err = client.call(ctx, http.MethodDelete, registry+"/scopeMaps/"+args[0]+mapSuffix+apiVersion, nil, nil)
@@ -207,6 +188,32 @@ func tokenRevoke() *cobra.Command {
 			return err
 		},
 	}
+}
+
+// passwords is the server's answer to a request for one: it is shown this once.
+type passwords struct {
+	Username  string
+	Passwords []struct{ Value, Expiry string }
+}
+
+func (m passwords) print(c *cobra.Command, o output) error {
+	if len(m.Passwords) != 1 {
+		return errors.New("the server made no password")
+	}
+	p := m.Passwords[0]
+	if o.is("json") {
+		return json.NewEncoder(c.OutOrStdout()).Encode(struct {
+			Username string `json:"username"`
+			Password string `json:"password"`
+			Expires  string `json:"expires"` // "" is never
+		}{m.Username, p.Value, p.Expiry})
+	}
+	until := "never"
+	if p.Expiry != "" {
+		until = p.Expiry
+	}
+	_, err := fmt.Fprintf(c.OutOrStdout(), "username  %s\npassword  %s\nexpires   %s\n", m.Username, p.Value, until)
+	return err
 }
 
 const apiVersion = "?api-version=2023-07-01"

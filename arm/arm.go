@@ -127,7 +127,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 		return one(r, kind, t)
 	}
 	if of := a.kinds[strings.ToLower(t.List)]; of != nil {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		if r.Method != http.MethodGet {
 			return gate.Call{}, notOffered(r.Method)
 		}
 		return gate.Call{
@@ -158,7 +158,7 @@ func one(r *http.Request, k *Kind, t target) (gate.Call, error) {
 	call := gate.Call{Category: category, Control: true}
 	var right access.Action
 	switch r.Method {
-	case http.MethodGet, http.MethodHead:
+	case http.MethodGet:
 		right, call.Read, call.Handler = k.Read, true, get(k, t.ID)
 	case http.MethodPut:
 		right, call.Handler = k.Write, put(k, t.ID, false)

@@ -22,7 +22,7 @@ var eventsRoute = gate.Route{
 }
 
 func (a *API) routeEvents(r *http.Request) (gate.Call, error) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+	if r.Method != http.MethodGet {
 		return gate.Call{}, notOffered(r.Method)
 	}
 	return gate.Call{

@@ -297,6 +297,9 @@ func (v *visit) event(r *http.Request, status int, reason string) ledger.Event {
 	if v.registry != nil {
 		e.Registry, e.Scope = v.registry.UID, v.registry.ID.Scope()
 	}
+	if needs := v.call.Needs; len(needs) > 0 && needs[0].Scope != "" {
+		e.Scope = needs[0].Scope
+	}
 	if v.call.Detail != nil {
 		e.Detail = *v.call.Detail
 		if e.Detail.Repository != "" && v.registry != nil {

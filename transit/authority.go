@@ -98,11 +98,11 @@ func (a *Authority) sign(hosts []string) (*tls.Certificate, error) {
 	}
 	now := time.Now()
 	leaf := &x509.Certificate{
-		Subject:      pkix.Name{CommonName: hosts[0]},
-		NotBefore:    now.Add(-skew),
-		NotAfter:     now.Add(serverLife),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		Subject:     pkix.Name{CommonName: hosts[0]},
+		NotBefore:   now.Add(-skew),
+		NotAfter:    now.Add(serverLife),
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, h := range slices.Compact(slices.Sorted(slices.Values(hosts))) {
 		if ip := net.ParseIP(h); ip != nil {
