@@ -94,10 +94,24 @@ func tellStories(t *testing.T, pattern string, database func() string) {
 			}
 			s := &server{}
 			env.Values[theTest], env.Values[theServer] = env.T(), s
-			env.Defer(func() { s.end(syscall.SIGKILL) })
+			env.Defer(func() {
+				s.end(syscall.SIGKILL)
+				complain(env)
+			})
 			return os.WriteFile(home+"/storage.conf", []byte(storage), 0o600)
 		},
 	})
+}
+
+// complain tells what the server called an error: no story is a reason for one.
+func complain(env *testscript.Env) {
+	log, _ := os.ReadFile(filepath.Join(env.WorkDir, "serve.log"))
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "level=ERROR") || strings.Contains(line, "DATA RACE") {
+			env.T().Log(line)
+			defer env.T().FailNow()
+		}
+	}
 }
 
 var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
@@ -264,8 +278,9 @@ func request(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer response.Body.Close()
 	fmt.Fprintln(ts.Stdout(), response.Status)
-	response.Header.Write(ts.Stdout())
-	fmt.Fprintln(ts.Stdout())
+	var answered strings.Builder
+	response.Header.Write(&answered)
+	fmt.Fprintln(ts.Stdout(), strings.ReplaceAll(answered.String(), "\r\n", "\n"))
 	_, err = io.Copy(ts.Stdout(), response.Body)
 	ts.Check(err)
 }

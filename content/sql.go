@@ -247,16 +247,19 @@ func listReferrers(ctx context.Context, q querier, registry string, repo ref.Rep
 
 // Blobs.
 
-const theBlob = `blob b JOIN link l ON l.blob = b.id WHERE b.registry = $1 AND b.digest = $3 AND l.repository = ` + theRepository
+const (
+	linkedBlob = `blob b JOIN link l ON l.blob = b.id `
+	isTheBlob  = ` WHERE b.registry = $1 AND b.digest = $3 AND l.repository = ` + theRepository
+)
 
 func statBlob(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (id, size int64, err error) {
-	err = q.QueryRow(ctx, `SELECT b.id, b.size FROM `+theBlob, registry, repo, d).Scan(&id, &size)
+	err = q.QueryRow(ctx, `SELECT b.id, b.size FROM `+linkedBlob+isTheBlob, registry, repo, d).Scan(&id, &size)
 	return id, size, absent(err, fault.BlobUnknown)
 }
 
 // blobParts returns the blob's size and what it is made of: nothing, if it is empty.
 func blobParts(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (size int64, parts []part, err error) {
-	rows, err := q.Query(ctx, `SELECT b.size, p.object, p.at, p.size FROM `+theBlob+` LEFT JOIN part p ON p.owner = b.bytes ORDER BY p.at`, registry, repo, d)
+	rows, err := q.Query(ctx, `SELECT b.size, p.object, p.at, p.size FROM `+linkedBlob+`LEFT JOIN part p ON p.owner = b.bytes`+isTheBlob+` ORDER BY p.at`, registry, repo, d)
 	if err != nil {
 		return 0, nil, err
 	}

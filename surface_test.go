@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// A route is a line of `breakwater surface`.
+type route struct{ Method, Path, Operation, Action string }
+
+func surface(t *testing.T) []route {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if status := run(t.Context(), []string{"surface", "--output", "json"}, &out, &errs); status != success {
+		t.Fatal("breakwater surface: ", errs.String())
+	}
+	var routes []route
+	if err := json.Unmarshal(out.Bytes(), &routes); err != nil {
+		t.Fatal(err)
+	}
+	return routes
+}
+
+// Routes that need no right, and why that is right.
+var open = map[string]string{
+	"GET /v2/":           "says only that the caller is known",
+	"HEAD /v2/":          "says only that the caller is known",
+	"GET /oauth2/token":  "is where credentials are shown; a token has no rights of its own",
+	"POST /oauth2/token": "is where credentials are shown; a token has no rights of its own",
+}
+
+// Routes whose DELETE takes away nothing that others could read.
+var harmless = map[string]string{
+	"DELETE /v2/{name}/blobs/uploads/{session}": "cancels an upload of one's own",
+}
+
+// Every route needs a right, or is named as open; no route is there twice.
+func TestEveryRouteNeedsARight(t *testing.T) {
+	seen := map[string]bool{}
+	for _, r := range surface(t) {
+		name := r.Method + " " + r.Path
+		if seen[name] {
+			t.Errorf("%s is there twice", name)
+		}
+		seen[name] = true
+		if _, ok := open[name]; ok != (r.Action == "") {
+			t.Errorf("%s needs the right %q, and is named as open: %t", name, r.Action, ok)
+		}
+		if r.Operation == "" {
+			t.Errorf("%s has no name in the ledger", name)
+		}
+	}
+	for name := range open {
+		if !seen[name] {
+			t.Errorf("%s is named as open but does not exist", name)
+		}
+	}
+}
+
+// What takes away is not a right to write: a token that may push may not
+// delete, and one that may read may do neither.
+func TestDeletingIsARightOfItsOwn(t *testing.T) {
+	for _, r := range surface(t) {
+		name := r.Method + " " + r.Path
+		_, ok := harmless[name]
+		deletes, writes := strings.HasSuffix(r.Action, "/delete"), strings.HasSuffix(r.Action, "/write")
+		switch {
+		case r.Method == "DELETE" && !ok && !deletes:
+			t.Errorf("%s needs only %s", name, r.Action)
+		case r.Method != "DELETE" && deletes:
+			t.Errorf("%s needs %s", name, r.Action)
+		case (r.Method == "GET" || r.Method == "HEAD") && writes && r.Operation != "UploadStatus":
+			t.Errorf("%s needs %s to read", name, r.Action)
+		case slices.Contains([]string{"PUT", "POST", "PATCH"}, r.Method) && strings.HasSuffix(r.Action, "/read"):
+			t.Errorf("%s changes something with %s", name, r.Action)
+		}
+	}
+}
+
+// docs/surface.md is what reviewers read: a route that is added, removed or
+// changed is a line of theirs. UPDATE=1 go test -run TestSurfaceIsDocumented writes it.
+func TestSurfaceIsDocumented(t *testing.T) {
+	var out, errs bytes.Buffer
+	if status := run(t.Context(), []string{"surface"}, &out, &errs); status != success {
+		t.Fatal("breakwater surface: ", errs.String())
+	}
+	want := "# Surface\n\nEvery request that the server answers, and the right that it needs: what `breakwater surface` prints. What is not here does not exist.\n\n```\n" +
+		out.String() + "```\n"
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile("docs/surface.md", []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile("docs/surface.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(have) != want {
+		t.Errorf("docs/surface.md is not what breakwater surface prints; UPDATE=1 go test -run TestSurfaceIsDocumented . writes it:\n%s", out.String())
+	}
+}
