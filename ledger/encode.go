@@ -45,10 +45,9 @@ func (e Event) row() row {
 func (e Event) appendRecord(b []byte) []byte {
 	e = e.whole()
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.Time.UnixMicro()))
-	b = append(b, byte(len(e.Registry)))
-	b = append(b, e.Registry...)
-	b = append(b, byte(len(e.Category)))
-	b = append(b, e.Category...)
+	for _, s := range [...]string{e.Registry, e.Category} {
+		b = append(binary.LittleEndian.AppendUint16(b, uint16(len(s))), s...) // a longer one is refused with its record
+	}
 	e.Seq, e.Registry, e.Category = 0, "", ""
 	return e.appendJSON(b)
 }
@@ -57,9 +56,15 @@ func (e Event) appendRecord(b []byte) []byte {
 // here, yet it trusts no length.
 func parseRecord(b []byte) (r row, ok bool) {
 	field := func() (s string) {
-		if ok = ok && len(b) > 0 && len(b) > int(b[0]); ok {
-			s, b = string(b[1:1+b[0]]), b[1+int(b[0]):]
+		if ok = ok && len(b) >= 2; !ok {
+			return ""
 		}
+		n := int(binary.LittleEndian.Uint16(b))
+		if b = b[2:]; n > len(b) {
+			ok = false
+			return ""
+		}
+		s, b = string(b[:n]), b[n:]
 		return s
 	}
 	if len(b) < 8 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -365,16 +366,16 @@ func TestAFollowerThatLostItsPlaceMovesNoCursor(t *testing.T) {
 }
 
 func TestConcurrentRecordsShareCommits(t *testing.T) {
-	var commits int
+	var commits atomic.Int32
 	release := make(chan struct{})
 	g := group[int]{commit: func(_ context.Context, all []int) error {
-		commits++
+		commits.Add(1)
 		<-release
 		return nil
 	}}
 	var wg sync.WaitGroup
 	wg.Go(func() { g.add(t.Context(), 0) })
-	eventually(t, "the first leads", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return g.next == nil && commits == 1 })
+	eventually(t, "the first leads", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return g.next == nil && commits.Load() == 1 })
 	for i := range 50 {
 		wg.Go(func() {
 			if err := g.add(t.Context(), i); err != nil {
@@ -385,8 +386,8 @@ func TestConcurrentRecordsShareCommits(t *testing.T) {
 	eventually(t, "fifty gather", func() bool { g.mu.Lock(); defer g.mu.Unlock(); return g.next != nil && len(g.next.all) == 50 })
 	close(release)
 	wg.Wait()
-	if commits != 2 {
-		t.Fatalf("%d commits for 51 callers", commits)
+	if commits.Load() != 2 {
+		t.Fatalf("%d commits for 51 callers", commits.Load())
 	}
 }
 

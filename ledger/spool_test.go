@@ -149,7 +149,7 @@ func TestAnyCrashLeavesEachFactOnce(t *testing.T) {
 		dir := copied(t, template)
 		acknowledged, perhaps := map[string]bool{}, map[string]bool{}
 		n := 0
-		for range rapid.IntRange(1, 4).Draw(r, "lives") {
+		for range rapid.IntRange(1, 3).Draw(r, "lives") {
 			d, err := db.Open(t.Context(), db.Options{Source: filepath.Join(dir, "test.db"), Key: dbtest.Key})
 			if err != nil {
 				r.Fatal(err)
@@ -158,7 +158,7 @@ func TestAnyCrashLeavesEachFactOnce(t *testing.T) {
 			if err != nil {
 				r.Fatal(err)
 			}
-			for range rapid.IntRange(0, 12).Draw(r, "steps") {
+			for range rapid.IntRange(0, 8).Draw(r, "steps") {
 				many := rapid.IntRange(1, 90).Draw(r, "many")
 				switch rapid.SampledFrom([]string{"note", "note", "note", "record", "append", "flush"}).Draw(r, "step") {
 				case "note":
