@@ -36,12 +36,13 @@ func TestMain(m *testing.M) {
 // with a home of its own. What they can say beside testscript's own commands is
 // the table storyCommands.
 func TestStories(t *testing.T) {
-	tellStories(t, "testdata/script/*.txtar", func() string { return "" })
+	tellStories(t, "[^p]*", func() string { return "" })
 }
 
-// The stories about the server itself, told again on PostgreSQL.
+// The stories about the server itself are told again on PostgreSQL, and those
+// that only PostgreSQL can tell.
 func TestStoriesOnPostgreSQL(t *testing.T) {
-	tellStories(t, "testdata/script/server-*.txtar", func() string { return dbtest.PostgresURL(t) })
+	tellStories(t, "[ps]*-*", func() string { return dbtest.PostgresURL(t) })
 }
 
 // A storyKey names what a story keeps in its environment.
@@ -59,10 +60,10 @@ type server struct {
 	log  *os.File
 }
 
-func tellStories(t *testing.T, pattern string, database func() string) {
-	files, err := filepath.Glob(pattern)
+func tellStories(t *testing.T, names string, database func() string) {
+	files, err := filepath.Glob("testdata/script/" + names + ".txtar")
 	if err != nil || len(files) == 0 {
-		t.Fatal("no stories match ", pattern)
+		t.Fatal("no stories match ", names)
 	}
 	checkout, err := os.Getwd()
 	if err != nil {
@@ -88,6 +89,7 @@ func tellStories(t *testing.T, pattern string, database func() string) {
 				"PORT":                    port,
 				"HOST":                    "localhost:" + port,
 				"OPS":                     "127.0.0.1:" + freePort(t),
+				"OTHER":                   "localhost:" + freePort(t), // for a second server
 				"DATABASE":                database(),
 			} {
 				env.Setenv(name, value)
