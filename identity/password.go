@@ -244,20 +244,18 @@ func (s *Store) verifiers(ctx context.Context, h Holder) ([]verifier, error) {
 	return vs.Passwords, nil
 }
 
-// shown is a credential as this process remembers it: a keyed hash, bound to the
-// registry at whose door it was shown.
+// shown is a credential as this process remembers it: a hash under a secret that
+// dies with it, bound to the registry at whose door it was shown.
 type shown [sha256.Size]byte
 
-func (s *Store) shown(parts ...string) (sum shown) {
-	mac := hmac.New(sha256.New, s.secret[:])
+func (s *Store) shown(parts ...string) shown {
+	var space [1024]byte
+	text := append(space[:0], s.secret[:]...)
 	for _, p := range parts {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		mac.Write(n[:])
-		mac.Write([]byte(p))
+		text = binary.BigEndian.AppendUint32(text, uint32(len(p)))
+		text = append(text, p...)
 	}
-	mac.Sum(sum[:0])
-	return sum
+	return sha256.Sum256(text)
 }
 
 // password proves a user name and password.

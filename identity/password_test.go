@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"breakwater/db"
@@ -126,14 +127,19 @@ func TestPasswordEndsWhenItExpires(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	h := TokenHolder(shop.ID, "ci")
 	w.make(h)
-	c := w.password(h, "password2", time.Now().Add(1500*time.Millisecond))
+	c := w.password(h, "password2", time.Now().Add(2500*time.Millisecond))
 	p := w.known(shop, c)
 	_, until, err := w.IssueAccess(t.Context(), shop, p, nil)
 	if err != nil || until.After(p.Until) {
 		t.Errorf("a token outlives its password: %v, %v", until, err)
 	}
+	bearer, refresh := w.access(shop, p), w.refresh(shop, p)
+	w.known(shop, bearer)
+	w.known(shop, refresh)
 	time.Sleep(time.Until(p.Until))
-	w.unknown(shop, c, "the password has expired")
+	for _, c := range []Credentials{c, bearer, refresh} {
+		w.unknown(shop, c, "the password has expired")
+	}
 }
 
 func TestAdminUserThatIsOffIsNobody(t *testing.T) {
@@ -185,6 +191,43 @@ func TestGuessesAreSlowedDownAndValidPasswordsAreNot(t *testing.T) {
 		if _, err := w.Authenticate(t.Context(), shop, Credentials{Username: "owner", Password: "x"}, a); i > guessBurst && fault.Of(err) != fault.TooManyRequests {
 			t.Errorf("guess %d: %v", i, err)
 		}
+	}
+}
+
+func TestGuessesAreForgottenWithTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s Store
+		c := Credentials{Username: "owner"}
+		for i := range 2 * guessBurst {
+			if wait := s.guess(shop, c, here); (wait > 0) != (i >= guessBurst) {
+				t.Fatalf("guess %d waits %v", i, wait)
+			}
+		}
+		for range 100 {
+			if wait := s.guess(shop, c, here); wait != guessEvery {
+				t.Fatalf("who does not wait, waits %v", wait)
+			}
+			time.Sleep(guessEvery)
+			if wait := s.guess(shop, c, here); wait != 0 {
+				t.Fatalf("who has waited, waits %v", wait)
+			}
+		}
+		time.Sleep(time.Hour)
+		for range guessBurst {
+			if wait := s.guess(shop, c, here); wait != 0 {
+				t.Fatal(wait)
+			}
+		}
+	})
+}
+
+func TestManyGuessersAreForgottenInTurn(t *testing.T) {
+	var s Store
+	for i := range 10 * maxRecent {
+		s.guess(shop, Credentials{Username: fmt.Sprint(i)}, here)
+	}
+	if n := len(s.guesses.young) + len(s.guesses.old); n > 2*maxRecent {
+		t.Errorf("%d guessers are remembered", n)
 	}
 }
 
