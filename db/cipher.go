@@ -164,6 +164,9 @@ func (f *cipherFile) WriteAt(p []byte, off int64) (n int, err error) {
 		if f.kind == 1 && start == 0 {
 			f.vfs.head.Unlock()
 		}
+		if noRoom(err) { // the library looks for a bare errno, which os.File does not return
+			err = vfs.SystemError(err, sqlite3.FULL)
+		}
 		if err != nil {
 			return n, err
 		}

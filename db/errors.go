@@ -33,8 +33,11 @@ func IsForeignKey(err error) bool {
 
 // IsFull reports whether the disk or a quota is full. Such an error is already a fault.StorageFull.
 func IsFull(err error) bool {
-	return errors.Is(err, sqlite3.FULL) || state(err) == "53100" ||
-		errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
+	return errors.Is(err, sqlite3.FULL) || state(err) == "53100" || noRoom(err)
+}
+
+func noRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
 // IsBusy reports whether the database cannot do it now but may do it later. Such an error is already a fault.Unavailable.
