@@ -48,6 +48,7 @@ func serve(t testing.TB, d *db.DB) *server {
 
 // each runs a test against a server on each database, as its owner.
 func each(t *testing.T, test func(t *testing.T, s *server, c *client)) {
+	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		s := serve(t, d)
 		test(t, s, s.login(t, s.OwnerName, s.OwnerPassword))
