@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -94,11 +96,15 @@ func (c *config) read(path string, f *pflag.FlagSet) error {
 		return err
 	}
 	defer file.Close()
+	before := *c
 	err = yaml.NewDecoder(file, yaml.Strict()).Decode(c)
 	if at, ok := errors.AsType[yaml.Error](err); ok {
 		return fmt.Errorf("%s:%d: %s", path, at.GetToken().Position.Line, at.GetMessage())
-	} else if err != nil && err.Error() != "EOF" { // an empty file sets nothing
+	} else if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	if reflect.ValueOf(*c).IsZero() { // a file of comments sets nothing; the decoder takes it for null
+		*c = before
 	}
 	for name, value := range given {
 		if err := f.Set(name, value); err != nil {

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// configured is the configuration of a file and flags.
+func configured(t *testing.T, file string, args ...string) (*config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "breakwater.yaml")
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := defaults()
+	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	c.flags(flags)
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.read(path, flags); err != nil {
+		return nil, err
+	}
+	return c, c.check()
+}
+
+func TestAFlagWinsOverTheFileAndTheFileOverTheDefault(t *testing.T) {
+	c, err := configured(t, "listen: example.com:1\nops: 127.0.0.1:2\nsweep:\n  grace: 90m\n", "--listen", "example.com:3", "--domain", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "example.com:3" || c.Ops != "127.0.0.1:2" || c.Sweep.Grace != 90*time.Minute || c.Sweep.Every != time.Hour {
+		t.Errorf("listen %s, ops %s, grace %v, every %v", c.Listen, c.Ops, c.Sweep.Grace, c.Sweep.Every)
+	}
+	c, err = configured(t, "ops: 127.0.0.1:2\n", "--ops", "")
+	if err != nil || c.Ops != "" {
+		t.Errorf("a flag that was given empty did not win: %q, %v", c.Ops, err)
+	}
+}
+
+func TestAFileThatSaysLittleChangesLittle(t *testing.T) {
+	for _, file := range []string{"", "# nothing\n", "data: ./elsewhere\n"} {
+		if _, err := configured(t, file); err != nil {
+			t.Errorf("%q: %v", file, err)
+		}
+	}
+}
+
+func TestWhatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
+	for _, test := range []struct{ file, says string }{
+		{"listen: localhost:1\nlissen: localhost:2\n", "breakwater.yaml:2:"},
+		{"tls:\n  minimum: \"1.3\"\n  maximum: \"1.2\"\n", "breakwater.yaml:3:"},
+		{"data: a\ndata: b\n", "breakwater.yaml:2:"},
+		{"limits:\n  connections: many\n", "breakwater.yaml:2:"},
+		{"data: [\n", "breakwater.yaml:"},
+		{"tls:\n  minimum: \"1.1\"\n", "tls.minimum"},
+		{"tls:\n  certificate: cert.pem\n", "tls"},
+		{"listen: localhost\n", "listen"},
+		{"proxies:\n  forwarded: [everyone]\n", "proxies.forwarded"},
+		{"proxies:\n  protocol: [10.0.0.0/33]\n", "proxies.protocol"},
+		{"log:\n  format: xml\n", "log.format"},
+		{"sweep:\n  every: 0s\n", "sweep"},
+	} {
+		_, err := configured(t, test.file)
+		if err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%q: %v, want it to say %s", test.file, err, test.says)
+		}
+	}
+}
+
+func TestTheEnvironmentHasNoSay(t *testing.T) {
+	t.Setenv("BREAKWATER_LISTEN", "0.0.0.0:1")
+	t.Setenv("LISTEN", "0.0.0.0:1")
+	c, err := configured(t, "")
+	if err != nil || c.Listen != "localhost:8443" {
+		t.Errorf("%v, %v", c.Listen, err)
+	}
+}
+
+func TestClientsAreToldANameThatTheCertificateHas(t *testing.T) {
+	for listen, want := range map[string]string{
+		"localhost:8443": "localhost:8443", "127.0.0.1:8443": "localhost:8443", "[::]:8443": "localhost:8443",
+		":8443": "localhost:8443", "0.0.0.0:8443": "localhost:8443", "registry.example.com:8443": "registry.example.com:8443",
+		"192.0.2.1:8443": "192.0.2.1:8443", "[2001:db8::1]:8443": "[2001:db8::1]:8443",
+	} {
+		c := defaults()
+		c.Listen = listen
+		if got := c.public(8443); got != want {
+			t.Errorf("%s is %s to clients, want %s", listen, got, want)
+		}
+		if !slices.Contains(c.names(), c.host()) {
+			t.Errorf("%s: the certificate is for %v", listen, c.names())
+		}
+	}
+	c := defaults()
+	c.Listen = "registry.example.com:443"
+	if got := c.public(443); got != "registry.example.com" {
+		t.Errorf("the usual port is said: %s", got)
+	}
+}
+
+func TestExitStatusesTellMisuseFromFailure(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "owner.json")
+	for _, test := range []struct {
+		status int
+		args   []string
+	}{
+		{success, []string{"--help"}},
+		{success, []string{"version"}},
+		{success, []string{"token"}},
+		{misuse, []string{"nonsense"}},
+		{misuse, []string{"token", "nonsense"}},
+		{misuse, []string{"serve", "--nonsense"}},
+		{misuse, []string{"serve", "extra"}},
+		{misuse, []string{"serve", "--listen", "nowhere"}},
+		{misuse, []string{"serve", "--log-level", "loud"}},
+		{misuse, []string{"serve", "--config", absent}},
+		{misuse, []string{"token", "create"}},
+		{misuse, []string{"token", "create", "ci", "--owner-file", absent}},
+		{misuse, []string{"token", "create", "ci", "--action", "repositories/a*/content/read", "--owner-file", absent}},
+		{misuse, []string{"token", "create", "ci", "--action", "repositories/a/content/own", "--owner-file", absent}},
+		{misuse, []string{"token", "create", "ci", "--action", "repositories/a/content/read", "--expires", "soon", "--owner-file", absent}},
+		{misuse, []string{"registry", "update", "--owner-file", absent}},
+		{misuse, []string{"registry", "update", "--anonymous-pull", "perhaps", "--owner-file", absent}},
+		{misuse, []string{"logs", "--output", "xml", "--owner-file", absent}},
+		{misuse, []string{"hammer", "verify"}},
+		{failure, []string{"token", "list", "--owner-file", absent}},
+		{failure, []string{"logs", "--owner-file", absent}},
+		{failure, []string{"trust", "--owner-file", absent}},
+	} {
+		var out, errs bytes.Buffer
+		if got := run(t.Context(), test.args, &out, &errs); got != test.status {
+			t.Errorf("%v ended with %d, want %d: %s", test.args, got, test.status, errs.String())
+		}
+		if lines := strings.Count(errs.String(), "\n"); (test.status == success) != (lines == 0) || lines > 1 {
+			t.Errorf("%v said %q", test.args, errs.String())
+		}
+	}
+}
