@@ -73,7 +73,7 @@ type Ledger struct {
 const batchRows = 2048
 
 // Open moves what a killed process had noted into the table, so that the past is
-// there before the present. It succeeds when the database cannot write for now,
+// there before the present. It succeeds when the database cannot write yet,
 // on a full disk for instance: then the spool keeps it.
 func Open(ctx context.Context, d *db.DB, o Options) (*Ledger, error) {
 	if o.Segment == 0 {
@@ -128,7 +128,21 @@ func (l *Ledger) recover(ctx context.Context) error {
 	if err := l.drain(ctx); err != nil && !db.IsFull(err) && !db.IsBusy(err) {
 		return err
 	}
-	return l.spool.start()
+	damaged, err := l.spool.forget()
+	if err == nil {
+		err = l.spool.start()
+	}
+	if err == nil && damaged > 0 {
+		e := spoolDamaged("files", damaged)
+		_, err = l.write(&e)
+	}
+	return err
+}
+
+// spoolDamaged is the fact that others are missing: so many records, or all of
+// so many files.
+func spoolDamaged(what string, n int) Event {
+	return Event{Category: System, Operation: "SpoolDamaged", Outcome: Failure, Detail: Detail{More: map[string]string{what: strconv.Itoa(n)}}}
 }
 
 // Close gives what is noted its rows and lets go of the spool. After an error
@@ -257,7 +271,7 @@ func (l *Ledger) drains(ctx context.Context) {
 		}
 		switch {
 		case err != nil && !failed:
-			slog.ErrorContext(ctx, "noted events stay in the spool for now", "err", err)
+			slog.ErrorContext(ctx, "noted events wait in the spool until the database can write", "err", err)
 		case err == nil && failed:
 			slog.InfoContext(ctx, "noted events are in the table again")
 		}
@@ -313,8 +327,7 @@ func (l *Ledger) move(ctx context.Context, g segment, from place) error {
 		to.index, to.off = g.next, g.end
 	}
 	if sc.lost > 0 {
-		rows = append(rows, Event{Category: System, Operation: "SpoolDamaged", Outcome: Failure,
-			Detail: Detail{More: map[string]string{"lost": strconv.Itoa(int(sc.lost))}}}.row())
+		rows = append(rows, spoolDamaged("records", int(sc.lost)).row())
 	}
 	l.tried = &to
 	err := l.db.Write(ctx, func(tx *db.Tx) error {

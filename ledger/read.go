@@ -20,7 +20,7 @@ type Query struct {
 const pageSize = 256
 
 // Events yields what q selects, and everything that was noted before is there. An
-// error ends it. If noted events cannot be moved into the table for now, that is
+// error ends it. If noted events cannot be moved into the table, that is
 // the error after the last event.
 func (l *Ledger) Events(ctx context.Context, q Query) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {

@@ -55,6 +55,8 @@ type segment struct {
 	use  uint32 // 0: never used
 	next uint32 // index of the record to come
 	end  int64  // where it will be
+
+	damaged bool // the header does not open: what it held is lost
 }
 
 const (
@@ -118,7 +120,8 @@ func (g *segment) open(path string, secret []byte, size int64) (err error) {
 		return err
 	}
 	if !g.parse(head, secret) {
-		return nil // never used, or cut off in the middle of its first write: nothing was noted in it
+		g.damaged = head != [headSize]byte{}
+		return nil
 	}
 	sc := g.scan(placed(0), info.Size())
 	for sc.next() {
@@ -223,6 +226,20 @@ func (s *spool) start() error {
 		}
 	}
 	return nil
+}
+
+// forget takes the damaged headers away, and tells how many there were.
+func (s *spool) forget() (n int, err error) {
+	for i := range s.files {
+		if g := &s.files[i]; g.damaged {
+			if _, err := g.f.WriteAt(make([]byte, headSize), 0); err != nil {
+				return 0, err
+			}
+			g.damaged = false
+			n++
+		}
+	}
+	return n, nil
 }
 
 func (s *spool) newest() *segment {
