@@ -111,3 +111,17 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	b.ReportMetric(float64((cpu()-start).Nanoseconds())/float64(b.N), "cpu-ns/op")
 }
+
+// BenchmarkOpen is what the spool adds to a start.
+func BenchmarkOpen(b *testing.B) {
+	d, dir := dbtest.SQLite(b), b.TempDir()
+	for b.Loop() {
+		l, err := Open(b.Context(), d, Options{Spool: dir, Key: spoolKey})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
