@@ -5,10 +5,12 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"breakwater/access"
 	"breakwater/fault"
@@ -21,7 +23,7 @@ const (
 	maxBody  = 1 << 20 // bytes of a request
 	maxPage  = 1000    // items of a list
 	usualTop = 100
-	attempts = 8 // to merge into what others are changing too
+	attempts = 10 // to merge into what others are changing too
 )
 
 // scope is where a right on a resource is needed.
@@ -129,7 +131,14 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 			}
 			doc, err := k.Put(ctx, g, next, merged)
 			if code := fault.Of(err); merged != expected && attempt < attempts && (code == fault.Stale || code == fault.Conflict && created) {
-				continue // somebody was faster, and the caller did not say that it minds
+				// Somebody was faster, and the caller did not say that it minds. What the
+				// other one wrote is seen when it is committed, which takes a disk's time.
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(rand.N(time.Millisecond << attempt)):
+				}
+				continue
 			}
 			if err != nil {
 				return err
