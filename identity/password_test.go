@@ -127,7 +127,7 @@ func TestPasswordEndsWhenItExpires(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	h := TokenHolder(shop.ID, "ci")
 	w.make(h)
-	c := w.password(h, "password2", time.Now().Add(2500*time.Millisecond))
+	c := w.password(h, "password2", time.Now().Add(4*time.Second))
 	p := w.known(shop, c)
 	_, until, err := w.IssueAccess(t.Context(), shop, p, nil)
 	if err != nil || until.After(p.Until) {

@@ -558,7 +558,7 @@ func TestAssignmentsHoldWhereAndWhileTheyDo(t *testing.T) {
 		}
 		c := h.user("guest", "", "")
 		id := h.grant("", c).Principal().ID
-		until := time.Now().Add(1500 * time.Millisecond)
+		until := time.Now().Add(3 * time.Second)
 		_, err := h.access.Assign(ctx, h.server, mainID.Scope(), "visit", access.AssignmentProperties{RoleDefinitionID: "AcrPull", PrincipalID: id, Until: until})
 		h.ok(err)
 		g := h.grant("", c)
