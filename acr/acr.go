@@ -14,12 +14,10 @@ import (
 	"breakwater/fault"
 	"breakwater/gate"
 	"breakwater/identity"
+	"breakwater/ledger"
 	"breakwater/oci"
 	"breakwater/registry"
 )
-
-// Category of the events about tokens, as Azure names its log table.
-const Category = "ContainerRegistryLoginEvents"
 
 // maxForm bounds a request for a token. A refresh token is its longest part.
 const maxForm = 64 << 10
@@ -46,7 +44,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 	if r.URL.EscapedPath() != path {
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
 	}
-	call := gate.Call{Operation: "Login", Category: Category, Anyone: true, Read: true}
+	call := gate.Call{Operation: "Login", Category: ledger.Login, Anyone: true, Read: true}
 	var form url.Values
 	var err error
 	switch r.Method {

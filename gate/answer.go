@@ -72,8 +72,8 @@ func (a *answer) WriteString(s string) (int, error) {
 }
 
 // ReadFrom moves a body in large pieces. net/http's own would fall back to 32 KiB
-// because a TLS connection cannot send files; a source that can write itself,
-// such as a sealed stream, is not copied at all. An error is kept, because
+// because a TLS connection cannot send files; a source that can write n bytes of
+// itself, such as a sealed stream, is not copied at all. An error is kept, because
 // http.ServeContent drops it.
 func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	if err := a.begin(); err != nil {
@@ -87,57 +87,17 @@ func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 
 func (a *answer) move(src io.Reader) (n int64, err error) {
 	if l, ok := src.(*io.LimitedReader); ok {
-		if wt, ok := l.R.(io.WriterTo); ok {
-			w := &limited{w: a.ResponseWriter, left: l.N}
-			_, err := wt.WriteTo(w)
-			if w.left == 0 {
-				err = nil // the source stopped because it was told to
-			}
-			n := l.N - w.left
-			l.N = w.left
+		if part, ok := l.R.(interface {
+			WriteN(w io.Writer, n int64) (int64, error)
+		}); ok {
+			n, err = part.WriteN(a.ResponseWriter, l.N)
+			l.N -= n
 			return n, err
 		}
-	} else if wt, ok := src.(io.WriterTo); ok {
-		return wt.WriteTo(a.ResponseWriter)
 	}
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	for {
-		m, err := src.Read(buf[:])
-		if m > 0 {
-			w, werr := a.ResponseWriter.Write(buf[:m])
-			n += int64(w)
-			if werr != nil {
-				return n, werr
-			}
-		}
-		if err == io.EOF {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-	}
-}
-
-// limited takes left bytes and then io.EOF, which ends the WriteTo that feeds it.
-type limited struct {
-	w    io.Writer
-	left int64
-}
-
-func (l *limited) Write(p []byte) (int, error) {
-	if int64(len(p)) < l.left {
-		n, err := l.w.Write(p)
-		l.left -= int64(n)
-		return n, err
-	}
-	n, err := l.w.Write(p[:l.left])
-	l.left -= int64(n)
-	if err == nil {
-		err = io.EOF
-	}
-	return n, err
+	return io.CopyBuffer(struct{ io.Writer }{a.ResponseWriter}, src, buf[:])
 }
 
 // A body is a request's body that must keep coming: 1 KiB for each second of

@@ -106,7 +106,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, err
 	}
 	call := gate.Call{
-		Operation: q.row.operation, Category: content.Category, Read: !q.row.change, Detail: &q.detail,
+		Operation: q.row.operation, Category: ledger.Repository, Read: !q.row.change, Detail: &q.detail,
 		Handler: func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
 			w.Header()["Docker-Distribution-Api-Version"] = version
 			return q.row.handler(a, w, r, g, q)
