@@ -18,6 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"breakwater/content"
 	"breakwater/transit"
@@ -62,6 +63,7 @@ one process; a second one refuses to start.`,
 // runServer serves until ctx ends, and then until the requests under way
 // are answered.
 func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) (err error) {
+	unix.Umask(0o077) // of all that is made from here on, only the owner reads anything
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return err
 	}

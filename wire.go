@@ -68,7 +68,7 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 	if h.db, err = db.Open(ctx, db.Options{Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal}); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	spool := filepath.Join(c.Data, "spool")
+	spool := filepath.Join(c.Data, "spool") // of SQLite's ledger only
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return nil, err
 	}
