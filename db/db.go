@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+
+	"github.com/ncruces/go-sqlite3/vfs"
 )
 
 // An Engine is a kind of database.
@@ -70,7 +72,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		d.kind = Postgres
 		d.engine, err = openPostgres(ctx, o)
 	} else {
-		d.engine, err = openSQLite(ctx, o)
+		d.engine, err = openSQLite(ctx, o, vfs.Find("os"))
 	}
 	if err != nil {
 		return nil, err

@@ -43,11 +43,11 @@ PRAGMA mmap_size = 0;           -- an I/O error must be an error, not a SIGBUS; 
 PRAGMA trusted_schema = OFF;    -- a damaged or forged schema calls no functions
 PRAGMA cell_size_check = ON;    -- damage shows where it is, not later
 PRAGMA cache_size = -4096;      -- KiB for each connection, deciphered
+PRAGMA page_size = 4096;        -- a page is a unit of the cipher
 `
 
 // writing are the settings of the writer.
 const writing = `
-PRAGMA page_size = 4096;        -- the block of the cipher: a page costs one block
 PRAGMA journal_mode = WAL;      -- readers never wait for the writer, a commit is one append and one fsync
 PRAGMA synchronous = FULL;      -- the log is fsynced before COMMIT returns: what is acknowledged is durable
 PRAGMA wal_autocheckpoint = 0;  -- writer.checkpoint does it: after the commit is answered, and with its error seen
@@ -70,7 +70,8 @@ type lite struct {
 	readers *pool
 }
 
-func openSQLite(ctx context.Context, o Options) (*lite, error) {
+// openSQLite opens the file through base, the operating system's VFS but in tests of its failures.
+func openSQLite(ctx context.Context, o Options, base vfs.VFS) (*lite, error) {
 	if len(o.Key) != keySize {
 		return nil, fmt.Errorf("db: SQLite needs a key of %d bytes", keySize)
 	}
@@ -85,7 +86,7 @@ func openSQLite(ctx context.Context, o Options) (*lite, error) {
 		o.Readers = min(max(4, 2*runtime.GOMAXPROCS(0)), 16)
 	}
 	d := &lite{file: file, name: "breakwater-" + rand.Text()}
-	vfs.Register(d.name, &cipherVFS{VFS: vfs.Find("os"), key: bytes.Clone(o.Key)})
+	vfs.Register(d.name, &cipherVFS{VFS: base, key: bytes.Clone(o.Key)})
 	d.readers = &pool{slots: make(chan struct{}, o.Readers), open: func(ctx context.Context) (*conn, error) {
 		return d.connect(ctx, readerMemory, both+reading)
 	}}
@@ -119,7 +120,15 @@ func own(file string) error {
 }
 
 func (d *lite) start(ctx context.Context, o Options) error {
-	c, err := d.connect(ctx, writerMemory, both+writing)
+	c, err := d.connect(ctx, writerMemory, both)
+	if err == nil {
+		// Each page carries a checksum under the cipher, verified whenever it is read:
+		// a flipped bit anywhere in the page makes noise of it, and the noise is an
+		// error instead of an answer. A new file is rewritten for it, another has it.
+		if err = c.EnableChecksums("main"); err == nil {
+			err = c.Exec(writing)
+		}
+	}
 	if errors.Is(err, sqlite3.NOTADB) {
 		return fmt.Errorf("open database %s: it is no database of Breakwater, or its key is another one", d.file)
 	}
@@ -137,9 +146,11 @@ func (d *lite) start(ctx context.Context, o Options) error {
 		return explain(ctx, err)
 	}
 	if info, err := os.Stat(d.file); err == nil && info.Size() <= quickCheckMax {
-		return quickCheck(ctx, migrator)
+		if err := quickCheck(ctx, migrator); err != nil {
+			return err
+		}
 	}
-	return nil
+	return own(d.file) // SQLite has made the index of the log anew
 }
 
 func quickCheck(ctx context.Context, pool *sql.DB) error {
@@ -155,7 +166,8 @@ func quickCheck(ctx context.Context, pool *sql.DB) error {
 
 func (d *lite) uri() string {
 	q := url.Values{"vfs": {d.name}, "modeof": {d.file}}
-	return (&url.URL{Scheme: "file", Path: d.file, RawQuery: q.Encode()}).String()
+	escaped := strings.ReplaceAll(q.Encode(), "+", "%20") // SQLite knows no other space
+	return (&url.URL{Scheme: "file", Path: d.file, RawQuery: escaped}).String()
 }
 
 func (d *lite) connect(ctx context.Context, memory int64, settings string) (*conn, error) {
