@@ -59,7 +59,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	must(err)
 	h.Objects, err = object.NewDisk(filepath.Join(dir, "objects"), nil)
 	must(err)
-	h.Ledger, err = ledger.Open(ctx, d, ledger.Options{Spool: dir, Key: h.Platform.Derive("ledger-spool"), Segment: 1 << 20})
+	h.Ledger, err = ledger.Open(ctx, d, ledger.Options{Spool: dir, Key: h.Platform.Derive("ledger-spool"), Segment: 8 << 20})
 	must(err)
 	t.Cleanup(func() { _ = h.Ledger.Close() }) // a test may have closed it
 	h.Rings = keys.NewRings(d, h.Platform)
