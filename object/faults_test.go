@@ -109,7 +109,7 @@ func TestReadOnlyDiskStillReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Close()
-	if d, err = object.NewDisk(dir, nil); err != nil {
+	if _, err := object.NewDisk(dir, nil); err != nil {
 		t.Errorf("opened again: %v", err)
 	}
 }

@@ -271,7 +271,7 @@ func TestPushingManifests(t *testing.T) {
 		}
 		// exactly these bytes
 		spaced := append([]byte("\n  "), append(body, " \n"...)...)
-		a = c.pushManifest("spec/push", "v1", imageType, spaced).want(t, 201)
+		c.pushManifest("spec/push", "v1", imageType, spaced).want(t, 201)
 		if got := c.do("GET", "/v2/spec/push/manifests/v1", nil).want(t, 200); !bytes.Equal(got.body, spaced) {
 			t.Errorf("%q", got.body)
 		}
@@ -394,8 +394,9 @@ func TestListingTags(t *testing.T) {
 				if link == "" {
 					break
 				}
-				next, ok := strings.CutPrefix(link, "</v2/spec/tags/tags/list?")
-				if query, ok = strings.CutSuffix("?"+next, `>; rel="next"`); !ok || len(page) < n {
+				next, from := strings.CutPrefix(link, "</v2/spec/tags/tags/list?")
+				to := false
+				if query, to = strings.CutSuffix("?"+next, `>; rel="next"`); !from || !to || len(page) < n {
 					t.Fatalf("n=%d: link %q after %q", n, link, page)
 				}
 			}

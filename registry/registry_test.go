@@ -481,10 +481,8 @@ func TestEveryServiceAsksItsGrant(t *testing.T) {
 	ctx := t.Context()
 	h.token(h.server0(), "ci", "repositories/a/content/read")
 	stranger := h.grant("", identity.Credentials{})
-	before, err := h.docs.Generation(ctx)
-	h.ok(err)
 	for _, g := range []access.Grant{{}, stranger, h.grant("", h.user("nobody", "", ""))} {
-		before, err = h.docs.Generation(ctx)
+		before, err := h.docs.Generation(ctx)
 		h.ok(err)
 		for _, s := range []any{h.access, h.registries} {
 			v := reflect.ValueOf(s)
