@@ -372,8 +372,8 @@ func TestNeitherKeyNorContentLeaks(t *testing.T) {
 		}
 		t.Logf("%s: %v", what, err)
 	}
-	_, err = Open(t.Context(), Options{Source: "postgres://user:pass%zzword@[/x"})
-	if err == nil || strings.Contains(err.Error(), "word") {
+	_, err = Open(t.Context(), Options{Source: "postgres://user:pass%zz@[/x"})
+	if err == nil || strings.Contains(err.Error(), "zz") {
 		t.Error(err)
 	}
 }

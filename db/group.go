@@ -306,9 +306,8 @@ func (w *writer) close() error {
 	w.dead = errClosed // for those in the queue
 	w.leave()
 	w.after.Wait()
-	_, _, err := w.c.WALCheckpoint("main", sqlite3.CHECKPOINT_TRUNCATE)
-	if lostSync(err) {
+	if _, _, err := w.c.WALCheckpoint("main", sqlite3.CHECKPOINT_TRUNCATE); lostSync(err) {
 		w.fatal(err)
-	}
-	return errors.Join(err, w.c.close())
+	} // any other failure leaves it in the log, for the next start
+	return w.c.close()
 }

@@ -126,7 +126,7 @@ func (d *lite) start(ctx context.Context, o Options) error {
 		// a flipped bit anywhere in the page makes noise of it, and the noise is an
 		// error instead of an answer. A new file is rewritten for it, another has it.
 		if err = c.EnableChecksums("main"); err == nil {
-			err = c.Exec(writing)
+			err = c.Exec(writing + `SELECT count(*) FROM sqlite_schema`) // and the log is open, and stays
 		}
 	}
 	if errors.Is(err, sqlite3.NOTADB) {
