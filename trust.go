@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -35,6 +36,8 @@ func explainTrust(w io.Writer, l login, path string) error {
 		return err
 	}
 	lines := trustLines(l)
+	// oras speaks plain HTTP to what is called localhost.
+	address := strings.Replace(l.Registry, "localhost:", "127.0.0.1:", 1)
 	_, err = fmt.Fprintf(w, `# docker, podman, buildah, skopeo, nerdctl
 %s
 # crane, oras, helm, regctl and every other program in Go, in this shell
@@ -46,9 +49,9 @@ sudo cp %s /usr/local/share/ca-certificates/breakwater.crt && sudo update-ca-cer
 docker login %s --username %s
 skopeo login %[5]s --username %[6]s
 crane auth login %[5]s --username %[6]s --password-stdin
-oras login %[5]s --username %[6]s --password-stdin
+oras login %[7]s --username %[6]s --password-stdin
 helm registry login %[5]s --username %[6]s
-`, lines[0], lines[1], quote(l.CAFile), path, l.Registry, l.Username)
+`, lines[0], lines[1], quote(l.CAFile), path, l.Registry, l.Username, address)
 	return err
 }
 
