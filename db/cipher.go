@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"io"
 	"sync"
 
@@ -91,6 +92,12 @@ type cipherFile struct {
 	unit   func(off int64) (start, size int64)
 	buf    [pageSize]byte
 	tweak  [8]byte
+
+	// A frame's header waits here for its page, which SQLite writes next, and both
+	// become one system call. Whatever comes instead writes it first.
+	frame  [frameHeader + pageSize]byte
+	waits  bool
+	header int64 // where it belongs
 }
 
 func (f *cipherFile) at(start int64) []byte {
@@ -119,6 +126,9 @@ func hole(b []byte) bool {
 }
 
 func (f *cipherFile) ReadAt(p []byte, off int64) (n int, err error) {
+	if err := f.flush(); err != nil {
+		return 0, err
+	}
 	for n < len(p) {
 		start, size := f.unit(off)
 		if start == off && int(size) <= len(p)-n {
@@ -144,11 +154,50 @@ func (f *cipherFile) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
+// store writes an enciphered unit.
+func (f *cipherFile) store(unit []byte, start int64) error {
+	if f.kind == 2 && len(unit) == frameHeader {
+		if err := f.flush(); err != nil {
+			return err
+		}
+		copy(f.frame[:], unit)
+		f.waits, f.header = true, start
+		return nil
+	}
+	if f.waits && start == f.header+frameHeader {
+		f.waits = false
+		copy(f.frame[frameHeader:], unit)
+		unit, start = f.frame[:], f.header
+	}
+	if err := f.flush(); err != nil {
+		return err
+	}
+	if f.kind == 1 && start == 0 {
+		f.vfs.head.Lock()
+		defer f.vfs.head.Unlock()
+	}
+	_, err := f.File.WriteAt(unit, start)
+	return full(err)
+}
+
+// flush writes the header that waits.
+func (f *cipherFile) flush() error {
+	if !f.waits {
+		return nil
+	}
+	f.waits = false
+	_, err := f.File.WriteAt(f.frame[:frameHeader], f.header)
+	return full(err)
+}
+
 func (f *cipherFile) WriteAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) {
 		start, size := f.unit(off)
 		buf := f.buf[:size]
 		if start != off || int(size) > len(p)-n { // a journal; the rest of the unit stays
+			if err := f.flush(); err != nil {
+				return n, err
+			}
 			if err := f.load(buf, start); err == io.EOF {
 				clear(buf)
 			} else if err != nil {
@@ -157,22 +206,45 @@ func (f *cipherFile) WriteAt(p []byte, off int64) (n int, err error) {
 		}
 		m := copy(buf[off-start:], p[n:])
 		f.cipher.Encrypt(buf, f.at(start))
-		if f.kind == 1 && start == 0 {
-			f.vfs.head.Lock()
-		}
-		_, err := f.File.WriteAt(buf, start)
-		if f.kind == 1 && start == 0 {
-			f.vfs.head.Unlock()
-		}
-		if noRoom(err) { // the library looks for a bare errno, which os.File does not return
-			err = vfs.SystemError(err, sqlite3.FULL)
-		}
-		if err != nil {
+		if err := f.store(buf, start); err != nil {
 			return n, err
 		}
 		n, off = n+m, off+int64(m)
 	}
 	return n, nil
+}
+
+// full marks a full disk: the library looks for a bare errno, which os.File does not return.
+func full(err error) error {
+	if noRoom(err) {
+		return vfs.SystemError(err, sqlite3.FULL)
+	}
+	return err
+}
+
+func (f *cipherFile) Sync(flags vfs.SyncFlag) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	return f.File.Sync(flags)
+}
+
+func (f *cipherFile) Truncate(size int64) error {
+	if err := f.flush(); err != nil {
+		return err
+	}
+	return f.File.Truncate(size)
+}
+
+func (f *cipherFile) Size() (int64, error) {
+	if err := f.flush(); err != nil {
+		return 0, err
+	}
+	return f.File.Size()
+}
+
+func (f *cipherFile) Close() error {
+	return errors.Join(f.flush(), f.File.Close())
 }
 
 // DeviceCharacteristics keeps what is still true under the cipher.

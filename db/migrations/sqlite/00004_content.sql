@@ -40,10 +40,8 @@ CREATE TABLE link (
 	repository INTEGER NOT NULL REFERENCES repository (id) ON DELETE RESTRICT,
 	blob       INTEGER NOT NULL REFERENCES blob (id) ON DELETE RESTRICT,
 	idle       INTEGER,
-	PRIMARY KEY (repository, blob)
+	PRIMARY KEY (blob, repository)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX link_blob ON link (blob);
-CREATE INDEX link_idle ON link (idle) WHERE idle IS NOT NULL;
 
 -- sparse: something that it names was not there. body is sealed, and last, so that a look at the rest reads no overflow page.
 CREATE TABLE manifest (
@@ -64,9 +62,9 @@ CREATE TABLE needs_blob (
 	repository INTEGER NOT NULL,
 	blob       INTEGER NOT NULL,
 	PRIMARY KEY (manifest, blob),
-	FOREIGN KEY (repository, blob) REFERENCES link (repository, blob) ON DELETE RESTRICT
+	FOREIGN KEY (blob, repository) REFERENCES link (blob, repository) ON DELETE RESTRICT
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX needs_blob_link ON needs_blob (repository, blob);
+CREATE INDEX needs_blob_link ON needs_blob (blob, repository);
 
 CREATE TABLE needs_manifest (
 	manifest INTEGER NOT NULL REFERENCES manifest (id) ON DELETE RESTRICT,
@@ -100,14 +98,16 @@ CREATE TABLE tag (
 CREATE UNIQUE INDEX tag_current ON tag (repository, name) WHERE until IS NULL;
 CREATE INDEX tag_manifest ON tag (manifest) WHERE manifest IS NOT NULL;
 
--- A session that has received bytes, or one that is done: it stays until its id has expired, so that it is done once.
+-- A session that has received bytes, or one that is done: it stays until its id has expired, so that it is done once. expires is when the id
+-- does; first in the key, so that new rows lie together and old ones are found without an index. until is when the session does.
 CREATE TABLE upload (
-	id       TEXT    NOT NULL PRIMARY KEY,
+	expires  INTEGER NOT NULL,
+	id       TEXT    NOT NULL,
 	registry TEXT    NOT NULL,
 	size     INTEGER NOT NULL,
 	parts    INTEGER NOT NULL,
 	hash     BLOB,
 	done     INTEGER NOT NULL,
-	until    INTEGER NOT NULL
+	until    INTEGER NOT NULL,
+	PRIMARY KEY (expires, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX upload_until ON upload (until);
