@@ -27,6 +27,7 @@ type Options struct {
 	Journal  string // path of the journal, on another file system than the data
 	Workers  int
 	Duration time.Duration
+	Steps    int // each worker ends after so many, the first of which is a push; 0: only Duration ends it
 	Seed     uint64
 	Prefix   string // of the repositories it works in
 }
@@ -71,7 +72,7 @@ func Run(ctx context.Context, o Options) (Summary, error) {
 		}
 		wg.Go(func() {
 			// Requests are not cut off by the end of the time: an answer that was on its way counts.
-			for ctx.Err() == nil && errs[i] == nil {
+			for n := 0; ctx.Err() == nil && errs[i] == nil && (o.Steps == 0 || n < o.Steps); n++ {
 				if errs[i] = w.step(context.WithoutCancel(ctx)); errors.Is(errs[i], errUnknown) {
 					errs[i] = nil
 					return // the server is gone
