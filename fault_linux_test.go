@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -208,81 +207,6 @@ func TestAcknowledgedWritesSurviveKill9(t *testing.T) {
 				cycles, all.Acknowledged, all.Unknown, report.Keys, report.Checked, report.Events)
 			if all.Acknowledged < int64(cycles) || all.Unknown == 0 {
 				t.Errorf("the hammer did not hit: %+v", all)
-			}
-		})
-	}
-}
-
-// F-02: kill -9 at every write-type system call of a push, whichever comes.
-func TestAcknowledgedWritesSurviveKillAtEveryWriteOfAPush(t *testing.T) {
-	s := newPatient(t, t.TempDir())
-	s.start()
-	s.hammer(hammer.Options{Workers: 1, Steps: 1, Duration: time.Minute})
-	points := 0
-	for n, at := 1, "its start"; at != ""; n += count("BREAKWATER_TEST_STRIDE", 1) {
-		at = ""
-		trace(t, s.cmd.Process.Pid, s.data).from(func(i int, name, path string) verdict {
-			if i == n {
-				at = name + " " + filepath.Base(path)
-			}
-			return verdict{kill: i == n}
-		})
-		sum := s.hammer(hammer.Options{Workers: 1, Steps: 1, Duration: time.Minute, Seed: 7})
-		s.kill()
-		if at != "" {
-			points++
-		} else if sum.Unknown > 0 {
-			t.Fatalf("nobody was killed, and yet %+v", sum)
-		}
-		s.start()
-		s.verifyLastRun()
-	}
-	s.verify()
-	t.Logf("killed at each of %d writes", points)
-	if points < 10 {
-		t.Errorf("a push has only %d writes?", points)
-	}
-}
-
-// F-05, F-08, F-09: every write of a push fails once. A refusal is clean, what
-// was there stays readable, and after a failed fsync the process stops itself.
-func TestAFailedWriteIsACleanRefusal(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
-		t.Run(errno.Error(), func(t *testing.T) {
-			s := newPatient(t, t.TempDir())
-			s.start()
-			s.hammer(hammer.Options{Workers: 1, Steps: 4, Duration: time.Minute})
-			stops, refusals := 0, int64(0)
-			tr := trace(t, s.cmd.Process.Pid, s.data)
-			for n, at := 1, "its start"; at != ""; n += count("BREAKWATER_TEST_STRIDE", 1) {
-				at = ""
-				tr.from(func(i int, name, path string) verdict {
-					if i != n {
-						return verdict{}
-					}
-					at = name + " " + filepath.Base(path)
-					return verdict{fail: errno}
-				})
-				sum := s.hammer(hammer.Options{Workers: 1, Steps: 1, Duration: time.Minute, Seed: uint64(n)})
-				tr.from(nil)
-				refusals += sum.Refused
-				switch died := s.died(); {
-				case died:
-					stops++
-					s.kill()
-					s.start()
-					tr = trace(t, s.cmd.Process.Pid, s.data)
-				case sum.Unknown > 0:
-					t.Errorf("%v at %s: no answer, and the process lives", errno, at)
-				case errno == syscall.EIO && strings.Contains(at, "sync "):
-					t.Errorf("%v at %s: the process goes on after a failed fsync", errno, at)
-				}
-				s.verifyLastRun()
-			}
-			s.verify()
-			t.Logf("%d clean refusals, %d stops", refusals, stops)
-			if refusals == 0 || stops == 0 {
-				t.Error("nothing was refused, or nothing stopped: the faults did not hit")
 			}
 		})
 	}
