@@ -237,7 +237,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		at := now()
 		won, lost = false, false
 		if t.uuid != "" {
-			if err := endSession(ctx, tx, g.Registry(), t.uuid, from, t.tombstone()); err != nil {
+			if err := endSession(ctx, tx, g.Registry(), t, from); err != nil {
 				lost = errors.Is(err, db.ErrNoRows)
 				return err
 			}

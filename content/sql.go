@@ -295,7 +295,7 @@ func haveBlob(ctx context.Context, tx *db.Tx, registry string, d ref.Digest, siz
 
 func linkBlob(ctx context.Context, tx *db.Tx, repository, blob, at int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO link (repository, blob, idle) VALUES ($1, $2, $3)
-		ON CONFLICT (repository, blob) DO UPDATE SET idle = excluded.idle WHERE link.idle IS NOT NULL`, repository, blob, at)
+		ON CONFLICT (blob, repository) DO UPDATE SET idle = excluded.idle WHERE link.idle IS NOT NULL`, repository, blob, at)
 	return err
 }
 
@@ -341,48 +341,49 @@ func disown(ctx context.Context, tx *db.Tx, owner string, due int64) error {
 
 // Uploads.
 
-func sessionRow(ctx context.Context, q querier, id string) (u session, err error) {
-	err = q.QueryRow(ctx, `SELECT size, parts, hash, done, until FROM upload WHERE id = $1`, id).Scan(&u.size, &u.parts, &u.hash, &u.done, &u.until)
+func sessionRow(ctx context.Context, q querier, t ticket) (u session, err error) {
+	err = q.QueryRow(ctx, `SELECT size, parts, hash, done, until FROM upload WHERE expires = $1 AND id = $2`, t.expires, t.uuid).Scan(&u.size, &u.parts, &u.hash, &u.done, &u.until)
 	return u, err
 }
 
 // moveSession records that a session went on from its size to another. ErrNoRows
 // means that another request was first.
-func moveSession(ctx context.Context, tx *db.Tx, registry, id string, from session, size int64, hash []byte, until int64) error {
+func moveSession(ctx context.Context, tx *db.Tx, registry string, t ticket, from session, size int64, hash []byte, until int64) error {
 	if !from.row {
-		return one(tx.Exec(ctx, `INSERT INTO upload (id, registry, size, parts, hash, done, until) VALUES ($1, $2, $3, 1, $4, FALSE, $5)
-			ON CONFLICT (id) DO NOTHING`, id, registry, size, hash, until))
+		return one(tx.Exec(ctx, `INSERT INTO upload (expires, id, registry, size, parts, hash, done, until) VALUES ($1, $2, $3, $4, 1, $5, FALSE, $6)
+			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry, size, hash, until))
 	}
-	return one(tx.Exec(ctx, `UPDATE upload SET size = $3, parts = parts + 1, hash = $4, until = $5 WHERE id = $1 AND size = $2 AND NOT done`,
-		id, from.size, size, hash, until))
+	return one(tx.Exec(ctx, `UPDATE upload SET size = $4, parts = parts + 1, hash = $5, until = $6
+		WHERE expires = $1 AND id = $2 AND size = $3 AND NOT done`, t.expires, t.uuid, from.size, size, hash, until))
 }
 
-// endSession marks a session as done, once.
-func endSession(ctx context.Context, tx *db.Tx, registry, id string, from session, until int64) error {
+// endSession marks a session as done, once, for as long as its id would be good.
+func endSession(ctx context.Context, tx *db.Tx, registry string, t ticket, from session) error {
 	if !from.row {
-		return one(tx.Exec(ctx, `INSERT INTO upload (id, registry, size, parts, done, until) VALUES ($1, $2, 0, 0, TRUE, $3)
-			ON CONFLICT (id) DO NOTHING`, id, registry, until))
+		return one(tx.Exec(ctx, `INSERT INTO upload (expires, id, registry, size, parts, done, until) VALUES ($1, $2, $3, 0, 0, TRUE, $1)
+			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry))
 	}
-	return one(tx.Exec(ctx, `UPDATE upload SET done = TRUE, hash = NULL, until = $3 WHERE id = $1 AND size = $2 AND NOT done`, id, from.size, until))
+	return one(tx.Exec(ctx, `UPDATE upload SET done = TRUE, hash = NULL, until = $1 WHERE expires = $1 AND id = $2 AND size = $3 AND NOT done`,
+		t.expires, t.uuid, from.size))
 }
 
 // What a sweep looks for. Each look tells since when, and what is done about it
 // is done only if that is still so: who needed the thing in between said so there.
 
-func overdueSessions(ctx context.Context, q querier, at int64, n int) ([]string, error) {
-	rows, err := q.Query(ctx, `SELECT id FROM upload WHERE until <= $1 ORDER BY until LIMIT $2`, at, n)
-	return scan(rows, err, func(id *string) []any { return []any{id} })
+func overdueSessions(ctx context.Context, q querier, at int64, n int) ([]ticket, error) {
+	rows, err := q.Query(ctx, `SELECT expires, id FROM upload WHERE expires <= $1 AND until <= $1 ORDER BY expires LIMIT $2`, at, n)
+	return scan(rows, err, func(t *ticket) []any { return []any{&t.expires, &t.uuid} })
 }
 
 // dropSession forgets a session. The parts of one that is done are a blob's, or
 // given up already.
-func dropSession(ctx context.Context, tx *db.Tx, id string, at int64) error {
+func dropSession(ctx context.Context, tx *db.Tx, t ticket, at int64) error {
 	var done bool
-	err := tx.QueryRow(ctx, `DELETE FROM upload WHERE id = $1 AND until <= $2 RETURNING done`, id, at).Scan(&done)
+	err := tx.QueryRow(ctx, `DELETE FROM upload WHERE expires = $1 AND id = $2 AND until <= $3 RETURNING done`, t.expires, t.uuid, at).Scan(&done)
 	if err != nil || done {
 		return err
 	}
-	return disown(ctx, tx, id, at)
+	return disown(ctx, tx, t.uuid, at)
 }
 
 // An idleLink is a blob in a repository where perhaps no manifest needs it.
@@ -394,10 +395,12 @@ type idleLink struct {
 	size                    int64
 }
 
-func idleLinks(ctx context.Context, q querier, before int64, n int) ([]idleLink, error) {
+// idleLinks reads through all links, from behind one on: no index is worth its
+// price at every push.
+func idleLinks(ctx context.Context, q querier, before int64, behind idleLink, n int) ([]idleLink, error) {
 	rows, err := q.Query(ctx, `SELECT l.repository, l.blob, l.idle, r.registry, r.name, b.digest, b.size
 		FROM link l JOIN repository r ON r.id = l.repository JOIN blob b ON b.id = l.blob
-		WHERE l.idle <= $1 ORDER BY l.idle LIMIT $2`, before, n)
+		WHERE l.idle <= $1 AND (l.blob, l.repository) > ($2, $3) ORDER BY l.blob, l.repository LIMIT $4`, before, behind.blob, behind.repository, n)
 	return scan(rows, err, func(l *idleLink) []any {
 		return []any{&l.repository, &l.blob, &l.since, &l.registry, &l.name, &l.digest, &l.size}
 	})

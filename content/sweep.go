@@ -47,9 +47,10 @@ const forgotten = 7 * 24 * time.Hour
 // transaction whether that is still so. Sweeps and everything else may run at
 // the same time, in any number of processes.
 func (s *Store) Sweep(ctx context.Context, o Sweep) (n Swept, err error) {
+	var behind idleLink
 	steps := []func() (more bool, err error){
 		func() (bool, error) { return s.sweepUploads(ctx, &n) },
-		func() (bool, error) { return s.sweepLinks(ctx, o, &n) },
+		func() (bool, error) { return s.sweepLinks(ctx, o, &behind, &n) },
 		func() (bool, error) { return s.sweepBlobs(ctx, o, &n) },
 		func() (bool, error) { return false, s.sweepNameless(ctx, o, &n) },
 		func() (bool, error) { return s.sweepParts(ctx, &n) },
@@ -66,34 +67,35 @@ func (s *Store) Sweep(ctx context.Context, o Sweep) (n Swept, err error) {
 
 func (s *Store) sweepUploads(ctx context.Context, n *Swept) (more bool, err error) {
 	at := now()
-	ids, err := overdueSessions(ctx, s.db, at, batch)
-	if err != nil || len(ids) == 0 {
+	sessions, err := overdueSessions(ctx, s.db, at, batch)
+	if err != nil || len(sessions) == 0 {
 		return false, err
 	}
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		for _, id := range ids {
-			if err := dropSession(ctx, tx, id, at); err != nil && !errors.Is(err, db.ErrNoRows) {
+		for _, t := range sessions {
+			if err := dropSession(ctx, tx, t, at); err != nil && !errors.Is(err, db.ErrNoRows) {
 				return err
 			}
 		}
 		return nil
 	})
 	if err == nil {
-		n.Uploads += len(ids)
+		n.Uploads += len(sessions)
 	}
-	return len(ids) == batch, err
+	return len(sessions) == batch, err
 }
 
-func (s *Store) sweepLinks(ctx context.Context, o Sweep, n *Swept) (more bool, err error) {
+func (s *Store) sweepLinks(ctx context.Context, o Sweep, behind *idleLink, n *Swept) (more bool, err error) {
 	if o.Unused <= 0 {
 		return false, nil
 	}
 	at := now()
-	links, err := idleLinks(ctx, s.db, at-o.Unused.Microseconds(), batch)
+	links, err := idleLinks(ctx, s.db, at-o.Unused.Microseconds(), *behind, batch)
 	if err != nil {
 		return false, err
 	}
 	for _, l := range links {
+		*behind = l
 		gone := false
 		err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
 			if gone, err = dropLink(ctx, tx, l, at); err != nil || !gone {

@@ -54,12 +54,13 @@ func TestSweepForgetsAbandonedUploadsAndKeepsFinishedOnes(t *testing.T) {
 		if n := w.sweep(Sweep{}); n != (Swept{}) {
 			t.Fatalf("swept %+v", n)
 		}
-		must(t, w.db.Write(w.ctx, func(tx *db.Tx) error { // time passes
-			_, err := tx.Exec(w.ctx, `UPDATE upload SET until = 1`)
-			return err
-		}))
+		pass := func(change string) { // time
+			must(t, w.db.Write(w.ctx, func(tx *db.Tx) error { _, err := tx.Exec(w.ctx, change); return err }))
+		}
+		pass(`UPDATE upload SET until = 1`)
 		_, err = w.UploadStatus(w.ctx, w.owner, repo, begun)
 		wants(t, err, fault.UploadUnknown)
+		pass(`UPDATE upload SET expires = 1`)
 		if n := w.sweep(Sweep{}); n != (Swept{Uploads: 2, Objects: 1}) {
 			t.Fatalf("swept %+v", n)
 		}

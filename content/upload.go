@@ -53,11 +53,8 @@ type Chunk struct {
 type ticket struct {
 	uuid      string
 	algorithm ref.Algorithm
-	until     time.Time // when it is too late to begin
+	expires   int64 // when it is too late to begin, in microseconds
 }
-
-// tombstone is until when it must be remembered that the session is done.
-func (t ticket) tombstone() int64 { return t.until.UnixMicro() }
 
 var algorithms = [...]ref.Algorithm{ref.SHA256, ref.SHA512}
 
@@ -85,7 +82,7 @@ func (s *Store) openTicket(g access.Grant, repo ref.Repository, id string) (tick
 	if err != nil || len(b) != claimSize+macSize || !hmac.Equal(b[claimSize:], s.mac(g, repo, uuid, b[:claimSize])) {
 		return ticket{}, unknown(fault.UploadUnknown)
 	}
-	return ticket{uuid, algorithms[b[4]], time.Unix(int64(binary.BigEndian.Uint32(b)), 0)}, nil
+	return ticket{uuid, algorithms[b[4]], int64(binary.BigEndian.Uint32(b)) * 1e6}, nil
 }
 
 // StartUpload begins a session; it costs nothing until bytes arrive. alg is
@@ -118,7 +115,7 @@ type session struct {
 	parts int
 	hash  []byte // state of the ticket's algorithm after size bytes
 	done  bool
-	until time.Time
+	until int64
 }
 
 // session opens an ID and finds the session; one that is not there, or ended, or
@@ -128,15 +125,15 @@ func (s *Store) session(ctx context.Context, g access.Grant, repo ref.Repository
 	if err != nil {
 		return t, session{}, err
 	}
-	from, err := sessionRow(ctx, s.db, t.uuid)
+	from, err := sessionRow(ctx, s.db, t)
 	if errors.Is(err, db.ErrNoRows) {
-		from = session{until: t.until}
+		from = session{until: t.expires}
 	} else if err != nil {
 		return t, session{}, err
 	} else {
 		from.row = true
 	}
-	if from.done || !time.Now().Before(from.until) {
+	if from.done || now() >= from.until {
 		return t, session{}, unknown(fault.UploadUnknown)
 	}
 	return t, from, nil
@@ -156,7 +153,7 @@ func outOfOrder() error {
 
 // overtaken is the answer to who was second.
 func (s *Store) overtaken(ctx context.Context, t ticket) error {
-	u, err := sessionRow(ctx, s.db, t.uuid)
+	u, err := sessionRow(ctx, s.db, t)
 	switch {
 	case err != nil:
 		return absent(err, fault.UploadUnknown)
@@ -237,7 +234,7 @@ func (s *Store) advance(ctx context.Context, g access.Grant, t ticket, from sess
 	until := time.Now().Add(goOnWithin).UnixMicro()
 	lost := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		err := moveSession(ctx, tx, g.Registry(), t.uuid, from, from.size+p.size, state, until)
+		err := moveSession(ctx, tx, g.Registry(), t, from, from.size+p.size, state, until)
 		if lost = errors.Is(err, db.ErrNoRows); err != nil {
 			return err
 		}
@@ -306,7 +303,7 @@ func (s *Store) CancelUpload(ctx context.Context, g access.Grant, repo ref.Repos
 	}
 	lost := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		err := endSession(ctx, tx, g.Registry(), t.uuid, from, t.tombstone())
+		err := endSession(ctx, tx, g.Registry(), t, from)
 		if lost = errors.Is(err, db.ErrNoRows); err != nil {
 			return err
 		}

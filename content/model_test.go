@@ -1,0 +1,295 @@
+package content
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"breakwater/fault"
+	"breakwater/ref"
+)
+
+// A model is what a registry should be, in a few maps.
+type model struct {
+	repos map[ref.Repository]*modelRepo
+}
+
+type modelRepo struct {
+	blobs     map[ref.Digest]bool
+	manifests map[ref.Digest]modelManifest
+	tags      map[ref.Tag]ref.Digest
+}
+
+type modelManifest struct {
+	body    []byte
+	needs   []ref.Digest // blobs and manifests
+	subject ref.Digest
+	order   int
+}
+
+func (m *model) repo(name ref.Repository) *modelRepo {
+	if m.repos[name] == nil {
+		m.repos[name] = &modelRepo{map[ref.Digest]bool{}, map[ref.Digest]modelManifest{}, map[ref.Tag]ref.Digest{}}
+	}
+	return m.repos[name]
+}
+
+func (r *modelRepo) needed(d ref.Digest) bool {
+	for _, m := range r.manifests {
+		if slices.Contains(m.needs, d) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestStoreIsLikeItsModel does random things to a store and to the model, and
+// compares all that can be seen after each. Sweeps run in between and must not
+// be seen at all.
+func TestStoreIsLikeItsModel(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		round := 0
+		rapid.Check(t, func(t *rapid.T) {
+			round++
+			before := w.objectsLeft()
+			names := []ref.Repository{ref.Repository(fmt.Sprintf("a%d", round)), ref.Repository(fmt.Sprintf("a%d/b", round)), ref.Repository(fmt.Sprintf("c%d", round))}
+			var blobs [][]byte
+			for i := range 5 {
+				blobs = append(blobs, fmt.Appendf(nil, "%d/%d %s", round, i, random(10*i*i*i)))
+			}
+			var known [][]byte // manifests that were made in this round
+			m := &model{map[ref.Repository]*modelRepo{}}
+			order := 0
+
+			aRepo := func(t *rapid.T) ref.Repository { return rapid.SampledFrom(names).Draw(t, "repo") }
+			aBlob := func(t *rapid.T) []byte { return rapid.SampledFrom(blobs).Draw(t, "blob") }
+			aTag := func(t *rapid.T) ref.Tag { return rapid.SampledFrom([]ref.Tag{"x", "y", "Z"}).Draw(t, "tag") }
+			is := func(t *rapid.T, err error, c fault.Code) {
+				t.Helper()
+				if c < 0 && err != nil || c >= 0 && (err == nil || fault.Of(err) != c) {
+					t.Fatalf("got %v, want %v", err, c)
+				}
+			}
+			const fine = fault.Code(-1)
+
+			put := func(t *rapid.T, name ref.Repository, body []byte, tags []ref.Tag) {
+				doc, err := decode(body, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := m.repo(name)
+				missing := slices.ContainsFunc(doc.blobs, func(b reference) bool { return !r.blobs[b.digest] }) ||
+					slices.ContainsFunc(doc.manifests, func(b reference) bool { _, ok := r.manifests[b.digest]; return !ok })
+				_, err = w.PutManifest(w.ctx, w.owner, name, Push{Reference: digested(body), Tags: tags, Body: body}, Rules{})
+				if missing {
+					is(t, err, fault.ManifestBlobUnknown)
+					return
+				}
+				is(t, err, fine)
+				if _, again := r.manifests[sum(body)]; !again {
+					order++
+					mm := modelManifest{body: body, subject: doc.subject, order: order}
+					for _, b := range append(doc.blobs, doc.manifests...) {
+						mm.needs = append(mm.needs, b.digest)
+					}
+					r.manifests[sum(body)] = mm
+				}
+				for _, tag := range tags {
+					r.tags[tag] = sum(body)
+				}
+			}
+
+			t.Repeat(map[string]func(*rapid.T){
+				"push blob": func(t *rapid.T) {
+					name, b := aRepo(t), aBlob(t)
+					_, err := w.PutBlob(w.ctx, w.owner, name, sum(b), int64(len(b)), bytes.NewReader(b))
+					is(t, err, fine)
+					m.repo(name).blobs[sum(b)] = true
+				},
+				"push blob in chunks": func(t *rapid.T) {
+					name, b := aRepo(t), aBlob(t)
+					u, err := w.StartUpload(w.ctx, w.owner, name, "")
+					is(t, err, fine)
+					at := 0
+					for range rapid.IntRange(0, 3).Draw(t, "chunks") {
+						next := rapid.IntRange(at, len(b)).Draw(t, "to")
+						got, err := w.AppendUpload(w.ctx, w.owner, name, u.ID, Chunk{At: int64(at), Size: -1, Reader: bytes.NewReader(b[at:next])})
+						is(t, err, fine)
+						if at = next; got.Offset != int64(at) {
+							t.Fatalf("at %d, not %d", got.Offset, at)
+						}
+					}
+					if rapid.Bool().Draw(t, "cancel") {
+						is(t, w.CancelUpload(w.ctx, w.owner, name, u.ID), fine)
+						return
+					}
+					_, err = w.FinishUpload(w.ctx, w.owner, name, u.ID, Chunk{At: -1, Size: -1, Reader: bytes.NewReader(b[at:])}, sum(b))
+					is(t, err, fine)
+					m.repo(name).blobs[sum(b)] = true
+				},
+				"mount": func(t *rapid.T) {
+					name, b, from := aRepo(t), aBlob(t), rapid.SampledFrom(append(names, "")).Draw(t, "from")
+					want := from != "" && m.repo(from).blobs[sum(b)]
+					for _, other := range names {
+						want = want || from == "" && m.repo(other).blobs[sum(b)]
+					}
+					_, ok, err := w.Mount(w.ctx, w.owner, name, sum(b), from)
+					is(t, err, fine)
+					if ok != want {
+						t.Fatalf("mounted: %v", ok)
+					}
+					if ok {
+						m.repo(name).blobs[sum(b)] = true
+					}
+				},
+				"push image": func(t *rapid.T) {
+					d := imageOf(aBlob(t), rapid.SliceOfN(rapid.SampledFrom(blobs), 0, 3).Draw(t, "layers")...)
+					if len(known) > 0 && rapid.Bool().Draw(t, "about") {
+						d["subject"] = describe(ociImage, rapid.SampledFrom(known).Draw(t, "subject"))
+					}
+					body := text(d)
+					known = append(known, body)
+					put(t, aRepo(t), body, rapid.SliceOfN(rapid.SampledFrom([]ref.Tag{"x", "y", "Z"}), 0, 2).Draw(t, "tags"))
+				},
+				"push index": func(t *rapid.T) {
+					if len(known) == 0 {
+						t.Skip()
+					}
+					body := text(indexOf(rapid.SliceOfN(rapid.SampledFrom(known), 0, 2).Draw(t, "manifests")...))
+					known = append(known, body)
+					put(t, aRepo(t), body, []ref.Tag{aTag(t)})
+				},
+				"push again": func(t *rapid.T) {
+					if len(known) == 0 {
+						t.Skip()
+					}
+					put(t, aRepo(t), rapid.SampledFrom(known).Draw(t, "manifest"), []ref.Tag{aTag(t)})
+				},
+				"delete tag": func(t *rapid.T) {
+					name, tag := aRepo(t), aTag(t)
+					err := w.DeleteTag(w.ctx, w.owner, name, tag)
+					if _, ok := m.repo(name).tags[tag]; !ok {
+						is(t, err, fault.Of(err))
+						return
+					}
+					is(t, err, fine)
+					delete(m.repo(name).tags, tag)
+				},
+				"delete manifest": func(t *rapid.T) {
+					if len(known) == 0 {
+						t.Skip()
+					}
+					name, d := aRepo(t), sum(rapid.SampledFrom(known).Draw(t, "manifest"))
+					r := m.repo(name)
+					err := w.DeleteManifest(w.ctx, w.owner, name, d)
+					if _, ok := r.manifests[d]; !ok {
+						is(t, err, fault.Of(err))
+						return
+					}
+					if r.needed(d) {
+						is(t, err, fault.Referenced)
+						return
+					}
+					is(t, err, fine)
+					delete(r.manifests, d)
+					maps.DeleteFunc(r.tags, func(_ ref.Tag, to ref.Digest) bool { return to == d })
+				},
+				"delete blob": func(t *rapid.T) {
+					name, d := aRepo(t), sum(aBlob(t))
+					r := m.repo(name)
+					err := w.DeleteBlob(w.ctx, w.owner, name, d)
+					switch {
+					case !r.blobs[d]:
+						is(t, err, fault.Of(err))
+					case r.needed(d):
+						is(t, err, fault.Referenced)
+					default:
+						is(t, err, fine)
+						delete(r.blobs, d)
+					}
+				},
+				"sweep": func(t *rapid.T) {
+					_, err := w.Sweep(w.ctx, Sweep{Objects: true})
+					is(t, err, fine)
+				},
+				"restart": func(*rapid.T) { w = w.restarted() },
+				"": func(t *rapid.T) {
+					for name, r := range m.repos {
+						compare(t, w, name, r, blobs, known)
+					}
+				},
+			})
+
+			// Take everything away, parents first: nothing may be left.
+			for name, r := range m.repos {
+				for len(r.manifests) > 0 {
+					for d := range r.manifests {
+						if !r.needed(d) {
+							is(t, w.DeleteManifest(w.ctx, w.owner, name, d), fine)
+							delete(r.manifests, d)
+						}
+					}
+				}
+				for d := range r.blobs {
+					is(t, w.DeleteBlob(w.ctx, w.owner, name, d), fine)
+				}
+			}
+			if _, err := w.Sweep(w.ctx, Sweep{Objects: true}); err != nil {
+				t.Fatal(err)
+			}
+			if n := w.objectsLeft(); n != before {
+				t.Fatalf("%d objects are left", n-before)
+			}
+		})
+	})
+}
+
+// compare looks at a repository with every method that looks.
+func compare(t *rapid.T, w *world, name ref.Repository, r *modelRepo, blobs, known [][]byte) {
+	for _, b := range blobs {
+		got, err := w.pull(name, sum(b))
+		if r.blobs[sum(b)] != (err == nil) || err == nil && !bytes.Equal(got, b) || err != nil && fault.Of(err) != fault.BlobUnknown {
+			t.Fatalf("blob: %v", err)
+		}
+	}
+	for _, body := range known {
+		got, err := w.Manifest(w.ctx, w.owner, name, digested(body))
+		if _, ok := r.manifests[sum(body)]; ok != (err == nil) || ok && !bytes.Equal(got.Body, body) {
+			t.Fatalf("manifest: %v", err)
+		}
+		var about []modelManifest
+		for _, m := range r.manifests {
+			if m.subject == sum(body) {
+				about = append(about, m)
+			}
+		}
+		slices.SortFunc(about, func(a, b modelManifest) int { return a.order - b.order })
+		want := []doc{}
+		for _, m := range about {
+			want = append(want, doc{"mediaType": ociImage, "digest": sum(m.body), "size": len(m.body), "artifactType": "application/vnd.oci.image.config.v1+json"})
+		}
+		refs, err := w.Referrers(w.ctx, w.owner, name, sum(body), "", "")
+		if err != nil || !sameJSON(refs.Manifests, want) {
+			t.Fatalf("referrers %s: %v", refs.Manifests, err)
+		}
+	}
+	tags, _, err := w.Tags(w.ctx, w.owner, name, "", -1)
+	if err != nil && fault.Of(err) != fault.NameUnknown || !slices.Equal(tags, slices.Sorted(maps.Keys(r.tags))) {
+		t.Fatalf("tags %v: %v", tags, err)
+	}
+	for tag, d := range r.tags {
+		if got, err := w.HeadManifest(w.ctx, w.owner, name, ref.Reference{Tag: tag}); err != nil || got.Digest != d {
+			t.Fatalf("tag %s: %v", tag, err)
+		}
+	}
+}
+
+func sameJSON(got []byte, want []doc) bool {
+	var v []doc
+	return json.Unmarshal(got, &v) == nil && slices.EqualFunc(v, want, func(a, b doc) bool { return bytes.Equal(text(a), text(b)) })
+}
