@@ -114,11 +114,11 @@ func TestReadOnlyDiskStillReads(t *testing.T) {
 	}
 }
 
-// TestPutInChild is what the test below runs under strace.
+// TestPutInChild is what the test below runs under strace; alone it does nothing.
 func TestPutInChild(t *testing.T) {
 	dir := os.Getenv("OBJECT_TEST_DIR")
 	if dir == "" {
-		t.Skip("only as a child")
+		return // not as a child
 	}
 	d, err := object.NewDisk(dir, func(err error) { t.Log("FATAL:", err) })
 	if err != nil {
