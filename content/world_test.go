@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"hash"
 	"io"
@@ -25,7 +26,17 @@ import (
 	"breakwater/ref"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain keeps the model to a few rounds, unless -rapid.checks asks for others:
+// each is some hundred commits.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "rapid.checks" })
+	if !asked {
+		flag.Set("rapid.checks", "10")
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A world is one store on real disks, with a registry in it and its owner.
 type world struct {
@@ -216,7 +227,7 @@ func (w *world) resolves(repo ref.Repository, r ref.Reference, m []byte) {
 	}
 }
 
-// objects is how many files the object store has.
+// objectsLeft is how many files the object store has.
 func (w *world) objectsLeft() (n int) {
 	for _, err := range w.disk.List(w.ctx, "") {
 		must(w.t, err)
