@@ -67,7 +67,7 @@ func defaults() *config {
 	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", "127.0.0.1:8444"
 	c.TLS.Minimum = "1.2"
 	c.Limits.PerAddress = 1024
-	c.Sweep.Every, c.Sweep.Grace = time.Hour, 24*time.Hour
+	c.Sweep.Every, c.Sweep.Grace, c.Sweep.Unused = time.Hour, 24*time.Hour, 7*24*time.Hour
 	c.Log.Level, c.Log.Format = "info", "text"
 	return c
 }

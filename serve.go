@@ -166,7 +166,7 @@ func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog
 // sweep removes what nobody names, once.
 func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
-		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused})
+		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused, Objects: true})
 		if swept != (content.Swept{}) {
 			log.Info("swept", "uploads", swept.Uploads, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
 		}
