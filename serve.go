@@ -210,8 +210,12 @@ func logger(c *config, to io.Writer) (*slog.Logger, error) {
 
 // limitMemory keeps the collector below the container's limit when GOMEMLIMIT
 // does not say otherwise. A quarter is left for what Go does not count: SQLite's
-// memory and the kernel's buffers.
+// memory and the kernel's buffers. Below that, what lives is so little that
+// collecting it less often costs some megabytes and saves a tenth of a pull.
 func limitMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	if debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		return
 	}

@@ -176,6 +176,7 @@ func (d *lite) connect(ctx context.Context, memory int64, settings string) (*con
 		return nil, err
 	}
 	s.Config(sqlite3.DBCONFIG_DEFENSIVE, true)
+	s.Config(sqlite3.DBCONFIG_ENABLE_QPSG, true) // else a statement is parsed again whenever its arguments could change its plan
 	s.BusyTimeout(busyTimeout)
 	s.SetInterrupt(context.Background())
 	if err := s.Exec(settings); err != nil {
