@@ -208,7 +208,8 @@ func TestAcknowledgedWritesSurviveKillAtEveryWriteOfAPush(t *testing.T) {
 	points := 0
 	for n, at := 1, "its start"; at != ""; n += count("BREAKWATER_TEST_STRIDE", 1) {
 		at = ""
-		trace(t, s.cmd.Process.Pid, s.data).from(func(i int, name, path string) verdict {
+		tr := trace(t, s.cmd.Process.Pid, s.data)
+		tr.from(func(i int, name, path string) verdict {
 			if i == n {
 				at = name + " " + filepath.Base(path)
 			}
@@ -216,6 +217,7 @@ func TestAcknowledgedWritesSurviveKillAtEveryWriteOfAPush(t *testing.T) {
 		})
 		sum := s.hammer(hammer.Options{Workers: 1, Steps: 1, Duration: time.Minute, Seed: 7})
 		s.kill()
+		tr.from(nil)
 		if at != "" {
 			points++
 		} else if sum.Unknown > 0 {

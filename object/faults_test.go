@@ -148,16 +148,21 @@ func TestFailedSystemCallNeverPassesForDurable(t *testing.T) {
 		{"write, broken", "write:error=EIO:when=1", "PUT: 0 Unavailable", false},
 		{"fsync of the file, broken", "fsync:error=EIO:when=1", "PUT: 0 Unavailable", true},
 		{"fsync of the file, no space", "fsync:error=ENOSPC:when=1", "PUT: 0 StorageFull", false},
-		{"fsync of the directory, broken", "fsync:error=EIO:when=2", "PUT: 0 Unavailable", true},
+		{"fsync of the directory, broken", "fsync:error=EIO:when=1", "PUT: 0 Unavailable", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if _, err := object.NewDisk(dir, nil); err != nil {
 				t.Fatal(err)
 			}
-			// Only the calls on the object and on its directory (-P) fail.
+			// Only the calls on the object, or on its directory, fail: strace counts for
+			// each thread by itself, so the first is all that can be told.
 			key := object.NewKey()
-			args := []string{"-f", "-qq", "-o", os.DevNull, "-P", filepath.Join(dir, key), "-P", filepath.Join(dir, key[:2]),
+			path := filepath.Join(dir, key)
+			if strings.Contains(c.name, "directory") {
+				path = filepath.Dir(path)
+			}
+			args := []string{"-f", "-qq", "-o", os.DevNull, "-P", path,
 				"-e", "trace=write,fsync", "-e", "inject=" + c.inject}
 			child := exec.Command(strace, append(args, os.Args[0], "-test.run=^TestPutInChild$", "-test.v")...)
 			child.Env = append(os.Environ(), "OBJECT_TEST_DIR="+dir, "OBJECT_TEST_KEY="+key)
