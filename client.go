@@ -26,6 +26,7 @@ type login struct {
 	Username string `json:"username"`
 	Password string `json:"password"`
 	CAFile   string `json:"caFile,omitempty"` // "" for a certificate that the system trusts
+	Ops      string `json:"ops,omitempty"`    // http://… of /readyz and its like, on the server's machine
 }
 
 func readLogin(path string) (l login, err error) {

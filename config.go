@@ -26,7 +26,7 @@ import (
 type config struct {
 	Data     string `yaml:"data"`     // directory of keys, objects and, with SQLite, the database
 	Listen   string `yaml:"listen"`   // HOST:PORT of the registry
-	Ops      string `yaml:"ops"`      // HOST:PORT of health and metrics; "" for none
+	Ops      string `yaml:"ops"`      // HOST:PORT of health and metrics; autoOps, or "" for none
 	Database string `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
 	Domain   string `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
@@ -61,10 +61,14 @@ type config struct {
 	} `yaml:"log"`
 }
 
+// autoOps is the loopback port that follows the registry's, or any if that one
+// is taken: several servers on one machine need no thought.
+const autoOps = "auto"
+
 // defaults are safe: only this machine can knock.
 func defaults() *config {
 	c := new(config)
-	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", "127.0.0.1:8444"
+	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", autoOps
 	c.TLS.Minimum = "1.2"
 	c.Limits.PerAddress = 1024
 	c.Sweep.Every, c.Sweep.Grace, c.Sweep.Unused = time.Hour, 24*time.Hour, 7*24*time.Hour
@@ -76,7 +80,7 @@ func defaults() *config {
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Data, "data", c.Data, "directory of keys, objects and the database; also of the owner's first login")
 	f.StringVar(&c.Listen, "listen", c.Listen, "HOST:PORT of the registry; only this machine can reach the default")
-	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text; empty for none")
+	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text; auto is the loopback port that follows --listen's (or any, if that is taken; owner.json has it), empty is none")
 	f.StringVar(&c.Database, "database", c.Database, "FILE or postgres://… (default DATA/breakwater.db); several processes may share one PostgreSQL database if they also share DATA")
 	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
 	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
@@ -128,7 +132,7 @@ func (c *config) check() (err error) {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	if c.Ops != "" {
+	if c.Ops != "" && c.Ops != autoOps {
 		if _, _, err := net.SplitHostPort(c.Ops); err != nil {
 			return fmt.Errorf("ops: %w", err)
 		}

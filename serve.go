@@ -88,15 +88,16 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
-	var opsListener net.Listener
-	if c.Ops != "" {
-		if opsListener, err = new(net.ListenConfig).Listen(ctx, "tcp", c.Ops); err != nil {
-			return fmt.Errorf("ops: %w", err)
-		}
-		defer opsListener.Close()
-	}
 	host := c.public(listener.Addr().Port)
 	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: ca}
+	opsListener, err := listenOps(ctx, c.Ops, listener.Addr().Port)
+	if err != nil {
+		return fmt.Errorf("ops: %w", err)
+	}
+	if opsListener != nil {
+		defer opsListener.Close()
+		l.Ops = "http://" + opsListener.Addr().String()
+	}
 	o := newOps(listener)
 
 	h, err := build(ctx, c, host, log, o.metrics)
@@ -125,7 +126,7 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	})
 	o.house.Store(h)
 	context.AfterFunc(run, func() { o.house.Store(nil) })
-	log.Info("ready", "server", l.Server, "listener", listener.Addr().String(), "ops", addressOf(opsListener),
+	log.Info("ready", "server", l.Server, "listener", listener.Addr().String(), "ops", l.Ops,
 		"database", h.db.Engine(), "fips", fips140.Enabled(), "version", version())
 	welcome(out, c, l)
 	return work.Wait()
@@ -174,11 +175,21 @@ func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
 	}
 }
 
-func addressOf(l net.Listener) string {
-	if l == nil {
-		return ""
+// listenOps opens the operator's listener; nil if there shall be none. port is
+// the registry's.
+func listenOps(ctx context.Context, address string, port int) (net.Listener, error) {
+	var listen net.ListenConfig
+	switch address {
+	case "":
+		return nil, nil
+	case autoOps:
+		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port%65535+1))
+		if err == nil {
+			return l, nil
+		}
+		address = "127.0.0.1:0"
 	}
-	return l.Addr().String()
+	return listen.Listen(ctx, "tcp", address)
 }
 
 // welcome tells a person what to do next.
