@@ -23,7 +23,7 @@ var errSilenced = errors.New("gate: the answer was replaced by a refusal")
 // An answer is the http.ResponseWriter that a handler gets. Before the first
 // byte leaves it asks the door, once, whether the ledger has taken the call.
 type answer struct {
-	http.ResponseWriter
+	outlet
 	before func(status int) error // nil if nothing is to be recorded
 	status int                    // 0 until the answer has begun
 	err    error                  // why the handler's answer must not leave, or not go on
@@ -61,14 +61,14 @@ func (a *answer) Write(p []byte) (int, error) {
 	if err := a.begin(); err != nil {
 		return 0, err
 	}
-	return a.ResponseWriter.Write(p)
+	return a.outlet.Write(p)
 }
 
 func (a *answer) WriteString(s string) (int, error) {
 	if err := a.begin(); err != nil {
 		return 0, err
 	}
-	return io.WriteString(a.ResponseWriter, s)
+	return io.WriteString(&a.outlet, s)
 }
 
 // ReadFrom moves a body in large pieces. net/http's own would fall back to 32 KiB
@@ -90,39 +90,29 @@ func (a *answer) move(src io.Reader) (n int64, err error) {
 		if part, ok := l.R.(interface {
 			WriteN(w io.Writer, n int64) (int64, error)
 		}); ok {
-			n, err = part.WriteN(a.ResponseWriter, l.N)
+			n, err = part.WriteN(&a.outlet, l.N)
 			l.N -= n
 			return n, err
 		}
 	}
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	return io.CopyBuffer(struct{ io.Writer }{a.ResponseWriter}, src, buf[:])
+	return io.CopyBuffer(struct{ io.Writer }{&a.outlet}, src, buf[:])
 }
 
-// A body is a request's body that must keep coming: 1 KiB for each second of
-// stall in any such span of time, or reading it fails and the connection ends. A
-// slow client holds memory and an upload session; the length of a body says
-// nothing about its patience.
+// A body is a request's body that must keep coming. A slow client holds memory
+// and an upload session; the length of a body says nothing about its patience.
 type body struct {
 	io.ReadCloser
-	control *http.ResponseController
-	stall   time.Duration
-	renewed time.Time
-	brought int64
+	pace
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	if b.renewed.IsZero() || b.brought >= int64(b.stall/time.Second)<<10 {
-		if now := time.Now(); now.Sub(b.renewed) >= time.Second {
-			if err := b.control.SetReadDeadline(now.Add(b.stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
-				return 0, err
-			}
-			b.renewed, b.brought = now, 0
-		}
+	if err := b.keep(); err != nil {
+		return 0, err
 	}
 	n, err := b.ReadCloser.Read(p)
-	b.brought += int64(n)
+	b.moved += int64(n)
 	switch {
 	case err == io.EOF:
 		b.rest()
@@ -134,11 +124,58 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rest lifts the deadline: what the handler does with a whole body may take its
-// time.
-func (b *body) rest() {
-	if !b.renewed.IsZero() {
-		b.renewed, b.brought = time.Time{}, 0
-		_ = b.control.SetReadDeadline(time.Time{})
+// An outlet is where an answer leaves, which must keep going: a slow client holds
+// an open object and one of the requests that may be under way, and over HTTP/2
+// nobody else watches it.
+type outlet struct {
+	http.ResponseWriter
+	pace
+}
+
+func (o *outlet) Write(p []byte) (int, error) {
+	if err := o.keep(); err != nil {
+		return 0, err
+	}
+	n, err := o.ResponseWriter.Write(p)
+	o.moved += int64(n)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fault.New(fault.RequestTimeout, "the client took its answer too slowly").Because(err)
+	}
+	return n, err
+}
+
+// A pace is kept by moving 1 KiB for each second of stall in any such span of
+// time. Who does not meets the deadline, which is renewed rarely: a timer for
+// each piece would cost more than the piece.
+type pace struct {
+	deadline func(time.Time) error
+	stall    time.Duration
+	free     int64 // bytes before it counts
+	renewed  time.Time
+	moved    int64
+}
+
+// keep is called before bytes move.
+func (p *pace) keep() error {
+	if p.renewed.IsZero() && p.moved < p.free || !p.renewed.IsZero() && p.moved < int64(p.stall/time.Second)<<10 {
+		return nil
+	}
+	now := time.Now()
+	if now.Sub(p.renewed) < time.Second {
+		return nil
+	}
+	if err := p.deadline(now.Add(p.stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	p.renewed, p.moved = now, 0
+	return nil
+}
+
+// rest lifts the deadline: what the handler does with a whole body, or the client
+// before its next request, may take its time.
+func (p *pace) rest() {
+	if !p.renewed.IsZero() {
+		p.renewed, p.moved = time.Time{}, 0
+		_ = p.deadline(time.Time{})
 	}
 }

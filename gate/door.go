@@ -43,8 +43,8 @@ func New(o Options) *Gate {
 	if l.Stranger == 0 {
 		l.Stranger = 1_000
 	}
-	if l.BodyStall == 0 {
-		l.BodyStall = time.Minute
+	if l.Stall == 0 {
+		l.Stall = time.Minute
 	}
 	return &Gate{
 		o:         o,
@@ -77,7 +77,13 @@ type visit struct {
 }
 
 func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
-	v := &visit{answer: answer{ResponseWriter: w}, start: time.Now(), correlation: correlation(r.Header)}
+	v := &visit{start: time.Now(), correlation: correlation(r.Header)}
+	control := http.NewResponseController(w)
+	v.outlet = outlet{w, pace{deadline: control.SetWriteDeadline, stall: g.o.Limits.Stall}}
+	if r.ProtoMajor == 1 {
+		v.free = chunk // of so little the listener takes care
+		defer v.rest() // the next request has the same connection
+	}
 	v.uncover()
 	if r.ProtoMajor == 1 && r.TransferEncoding != nil {
 		// A request that was framed twice looks the same here, and what follows it on
@@ -85,7 +91,7 @@ func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
 		w.Header()["Connection"] = []string{"close"}
 	}
 	if r.ContentLength != 0 {
-		r.Body = &body{ReadCloser: r.Body, control: http.NewResponseController(w), stall: g.o.Limits.BodyStall}
+		r.Body = &body{r.Body, pace{deadline: control.SetReadDeadline, stall: g.o.Limits.Stall}}
 	}
 	underway := g.underway.Add(1)
 	defer func() {

@@ -67,6 +67,11 @@ func (hall) Route(r *http.Request) (gate.Call, error) {
 			_, _ = io.Copy(w, io.MultiReader(strings.NewReader("half"), brokenReader{}))
 			return nil
 		}
+	case "/large":
+		call.Handler = func(w http.ResponseWriter, _ *http.Request, _ access.Grant) error {
+			_, err := io.CopyN(w, zeros{}, 64<<20)
+			return err
+		}
 	case "/upload":
 		call.Read = false
 		call.Handler = func(w http.ResponseWriter, r *http.Request, _ access.Grant) error {
@@ -96,6 +101,13 @@ func (hall) Route(r *http.Request) (gate.Call, error) {
 
 func (hall) Error(w http.ResponseWriter, _ *http.Request, f *fault.Error) {
 	http.Error(w, f.Code.String()+": "+f.Message, f.Code.Row().Status)
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 type brokenReader struct{}
@@ -391,7 +403,7 @@ func TestConnectionEndsAfterAChunkedRequest(t *testing.T) {
 }
 
 func TestBodyThatDoesNotComeIsGivenUp(t *testing.T) {
-	h := gatetest.Open(t, dbtest.SQLite(t), func(o *gate.Options) { o.Limits.BodyStall = 2 * time.Second })
+	h := gatetest.Open(t, dbtest.SQLite(t), func(o *gate.Options) { o.Limits.Stall = 2 * time.Second })
 	s := gatetest.Serve(t, h.Gate.Serve(hall{}))
 	c, err := tls.Dial("tcp", strings.TrimPrefix(s.URL, "https://"), &tls.Config{InsecureSkipVerify: true})
 	if err != nil {
@@ -409,6 +421,43 @@ func TestBodyThatDoesNotComeIsGivenUp(t *testing.T) {
 	}
 	if took := time.Since(start); took < time.Second || took > 8*time.Second || !strings.HasPrefix(answer.String(), "HTTP/1.1 408") {
 		t.Fatalf("after %s: %q", took, answer.String())
+	}
+}
+
+func TestAnswerThatIsNotTakenIsGivenUp(t *testing.T) {
+	h := gatetest.Open(t, dbtest.SQLite(t), func(o *gate.Options) { o.Limits.Stall = 2 * time.Second })
+	ended := make(chan any, 1)
+	s := gatetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			ended <- p
+			panic(p)
+		}()
+		h.Gate.Serve(hall{}).ServeHTTP(w, r)
+	}))
+	for _, version := range []int{1, 2} {
+		transport := s.Client().Transport.(*http.Transport).Clone()
+		if version == 1 {
+			transport.ForceAttemptHTTP2, transport.TLSNextProto = false, map[string]func(string, *tls.Conn) http.RoundTripper{}
+			transport.TLSClientConfig.NextProtos = []string{"http/1.1"}
+		}
+		r, _ := http.NewRequest("GET", s.URL+"/large", nil)
+		r.SetBasicAuth(h.OwnerName, h.OwnerPassword)
+		start := time.Now()
+		res, err := (&http.Client{Transport: transport}).Do(r)
+		if err != nil || res.StatusCode != 200 || res.ProtoMajor != version {
+			t.Fatal(res, err)
+		}
+		select {
+		case p := <-ended:
+			if took := time.Since(start); p != http.ErrAbortHandler || took < time.Second {
+				t.Errorf("HTTP/%d: ended with %v after %s", version, p, took)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("HTTP/%d: a client that takes nothing keeps its request", version)
+		}
+		res.Body.Close()
+		transport.CloseIdleConnections()
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -159,12 +160,22 @@ func listed(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// A conn gives up on a peer that stops taking bytes. The deadline is renewed
-// rarely, because a timer per TLS record would cost more than the copy.
+// A conn gives up on a peer that stops taking bytes, unless somebody above it has
+// set a deadline. Its own is renewed rarely, because a timer per TLS record would
+// cost more than the copy.
 type conn struct {
 	net.Conn
 	crowd   *crowd
-	renewed atomic.Int64 // unix seconds
+	renewed atomic.Int64 // unix seconds; the end of time while the deadline is not ours
+}
+
+func (c *conn) SetWriteDeadline(t time.Time) error {
+	renewed := int64(math.MaxInt64)
+	if t.IsZero() {
+		renewed = 0
+	}
+	c.renewed.Store(renewed)
+	return c.Conn.SetWriteDeadline(t)
 }
 
 func (c *conn) Close() error {
@@ -176,7 +187,7 @@ func (c *conn) Write(p []byte) (int, error) {
 	now := time.Now()
 	if s := now.Unix(); s-c.renewed.Load() > int64(stallTimeout/time.Second/4) {
 		c.renewed.Store(s)
-		if err := c.SetWriteDeadline(now.Add(stallTimeout)); err != nil {
+		if err := c.Conn.SetWriteDeadline(now.Add(stallTimeout)); err != nil {
 			return 0, err
 		}
 	}
