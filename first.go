@@ -14,6 +14,7 @@ import (
 	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/identity"
+	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
@@ -68,7 +69,7 @@ func (h *house) ensure(ctx context.Context, g access.Grant, doc resource.Resourc
 		if _, err := h.documents.Put(ctx, tx, doc, resource.Absent); err != nil {
 			return err
 		}
-		return h.ledger.Append(ctx, tx, g.Event(access.Administrative, doc.Type+"/write", doc.ID.Scope()))
+		return h.ledger.Append(ctx, tx, g.Event(ledger.Administrative, doc.Type+"/write", doc.ID.Scope()))
 	})
 	if fault.Of(err) == fault.Stale {
 		return nil // another process made it

@@ -157,7 +157,7 @@ func NewGrant(r Registry, p identity.Principal, as []Assignment, c Call) Grant {
 // ServerGrant is for what the process does without being asked, such as its
 // first start: it may do everything, and its events say who it was.
 func ServerGrant(r Registry, c Call) Grant {
-	p := identity.Principal{ID: "server", Kind: identity.Server, Name: "breakwater"}
+	p := identity.ThisServer()
 	return NewGrant(r, p, []Assignment{{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}}, c)
 }
 

@@ -34,12 +34,9 @@ const (
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
-	RoleAssignmentRead   Action = "Microsoft.Authorization/roleAssignments/read"
 	RoleAssignmentWrite  Action = "Microsoft.Authorization/roleAssignments/write"
 	RoleAssignmentDelete Action = "Microsoft.Authorization/roleAssignments/delete"
-	UserRead             Action = "Breakwater.Identity/users/read"
 	UserWrite            Action = "Breakwater.Identity/users/write"
-	UserDelete           Action = "Breakwater.Identity/users/delete"
 )
 
 // content has a row for each action on content: the control-plane action that

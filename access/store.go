@@ -17,9 +17,6 @@ import (
 	"breakwater/resource"
 )
 
-// Administrative is the category of events about resources.
-const Administrative = ledger.Administrative
-
 // Types of the documents that this package owns.
 const (
 	ScopeMapType   = "Microsoft.ContainerRegistry/registries/scopeMaps"
@@ -248,7 +245,7 @@ func (s *Store) put(ctx context.Context, tx *db.Tx, g Grant, doc resource.Resour
 
 // record appends the event of a change at the end of its transaction.
 func (s *Store) record(ctx context.Context, tx *db.Tx, g Grant, a Action, id ref.ID, more map[string]string) error {
-	e := g.Event(Administrative, string(a), id.Scope())
+	e := g.Event(ledger.Administrative, string(a), id.Scope())
 	e.Detail.More = more
 	return s.Ledger.Append(ctx, tx, e)
 }

@@ -21,9 +21,6 @@ import (
 	"breakwater/resource"
 )
 
-// category of the events of the control plane.
-const category = "Administrative"
-
 // A Kind is a resource type. What it does is done by the room that owns the
 // type: that asks the grant, commits and records. A verb without a right is not
 // offered.
@@ -131,7 +128,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 			return gate.Call{}, notOffered(r.Method)
 		}
 		return gate.Call{
-			Operation: string(of.Read), Category: category, Read: true, Control: true,
+			Operation: string(of.Read), Category: ledger.Administrative, Read: true, Control: true,
 			Needs:   []gate.Need{{Action: of.Read, Scope: scope(t.ID)}},
 			Handler: list(of, t.ID),
 		}, nil
@@ -145,7 +142,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 				return gate.Call{}, notOffered(r.Method)
 			}
 			return gate.Call{
-				Operation: string(action.Right), Category: category, Control: true,
+				Operation: string(action.Right), Category: ledger.Administrative, Control: true,
 				Needs:   []gate.Need{{Action: action.Right, Scope: scope(t.ID)}},
 				Handler: act(action, t.ID),
 			}, nil
@@ -155,7 +152,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 }
 
 func one(r *http.Request, k *Kind, t target) (gate.Call, error) {
-	call := gate.Call{Category: category, Control: true}
+	call := gate.Call{Category: ledger.Administrative, Control: true}
 	var right access.Action
 	switch r.Method {
 	case http.MethodGet:

@@ -26,7 +26,7 @@ func (a *API) routeEvents(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, notOffered(r.Method)
 	}
 	return gate.Call{
-		Operation: string(access.EventRead), Category: category, Read: true, Control: true,
+		Operation: string(access.EventRead), Category: ledger.Administrative, Read: true, Control: true,
 		Needs:   []gate.Need{{Action: access.EventRead}},
 		Handler: a.events,
 	}, nil

@@ -160,7 +160,7 @@ func BenchmarkTagsWholePage(b *testing.B) {
 		w.put(repo, tagged(fmt.Sprintf("v%07d", i)), text(indexOf()))
 	}
 	measure(b, func() {
-		if tags, _, err := w.Tags(w.ctx, w.owner, repo, "", -1); err != nil || len(tags) != MaxPage {
+		if tags, _, err := w.Tags(w.ctx, w.owner, repo, "", -1); err != nil || len(tags) != maxPage {
 			b.Fatal(err)
 		}
 	})

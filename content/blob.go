@@ -109,7 +109,7 @@ func (s *Store) DeleteBlob(ctx context.Context, g access.Grant, repo ref.Reposit
 	if err := g.Allows(access.ContentDelete, g.RepositoryScope(repo)); err != nil {
 		return err
 	}
-	return s.change(ctx, g, deleteBlob, ledger.Detail{Repository: repo, Digest: d}, func(tx *db.Tx) error {
+	return s.change(ctx, g, DeleteBlob, ledger.Detail{Repository: repo, Digest: d}, func(tx *db.Tx) error {
 		repository, err := lockRepository(ctx, tx, g.Registry(), repo)
 		if err != nil {
 			return absent(err, fault.NameUnknown)
@@ -149,7 +149,7 @@ func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.h.Write(p[:n])
 	if s.n += int64(n); s.n > s.max {
-		s.keep, err = false, fault.New(fault.TooLarge, "a blob has at most %d bytes", int64(MaxBlob))
+		s.keep, err = false, fault.New(fault.TooLarge, "a blob has at most %d bytes", int64(maxBlob))
 	}
 	if err != nil && err != io.EOF {
 		s.err = err
@@ -210,7 +210,7 @@ func (s *Store) discard(ctx context.Context, p part) {
 // finish stores the last chunk of a session (of none, if the ticket is zero) and
 // names the blob that all of it is. h has seen what the session has.
 func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository, d ref.Digest, c Chunk, h hash.Hash, t ticket, from session) (Blob, error) {
-	src := &source{r: c.Reader, h: h, max: MaxBlob - from.size}
+	src := &source{r: c.Reader, h: h, max: maxBlob - from.size}
 	p, free, err := s.put(ctx, g.Registry(), from.size, src)
 	defer free()
 	switch {
@@ -233,7 +233,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	}
 	var won, lost bool               // whether the parts have a name now; whether another request ended the session
 	ctx = context.WithoutCancel(ctx) // everything has come: a client that leaves now has still pushed
-	err = s.change(ctx, g, pushBlob, ledger.Detail{Repository: repo, Digest: d, Size: b.Size}, func(tx *db.Tx) error {
+	err = s.change(ctx, g, PushBlob, ledger.Detail{Repository: repo, Digest: d, Size: b.Size}, func(tx *db.Tx) error {
 		at := now()
 		won, lost = false, false
 		if t.uuid != "" {

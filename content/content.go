@@ -26,21 +26,22 @@ import (
 // Limits of content.
 const (
 	MaxManifest = 4 << 20   // bytes of a manifest: what the specification wants to be possible
-	MaxBlob     = 200 << 30 // bytes of a blob, as ACR
-	MaxPage     = 1000      // names on one page of a list
+	maxBlob     = 200 << 30 // bytes of a blob, as ACR
+	maxPage     = 1000      // names on one page of a list
+	maxTags     = 100       // that one push moves
 )
 
-// Category of the events about content, as Azure names its log table.
-const Category = "ContainerRegistryRepositoryEvents"
-
-// Operations of these events.
+// Operations of the events about content. Those that a route of its own asks for
+// are also what a refusal of it is called.
 const (
-	pushManifest   = "PushManifest" // one for each tag that it moved, or one
-	deleteManifest = "DeleteManifest"
-	deleteTag      = "DeleteTag"
-	pushBlob       = "PushBlob"
-	mountBlob      = "MountBlob"
-	deleteBlob     = "DeleteBlob"
+	PushManifest   = "PushManifest" // one for each tag that it moved, or one
+	DeleteManifest = "DeleteManifest"
+	PushBlob       = "PushBlob" // when the whole blob has come, however many requests brought it
+	DeleteBlob     = "DeleteBlob"
+
+	deleteTag = "DeleteTag"
+	mountBlob = "MountBlob"
+	purgeBlob = "PurgeBlob" // a sweep took a blob from a repository
 )
 
 // A Store is the content of all registries. It is safe for concurrent use, in
@@ -78,7 +79,7 @@ func (s *Store) change(ctx context.Context, g access.Grant, operation string, d 
 }
 
 func event(g access.Grant, operation string, d ledger.Detail) ledger.Event {
-	e := g.Event(Category, operation, g.RepositoryScope(d.Repository))
+	e := g.Event(ledger.Repository, operation, g.RepositoryScope(d.Repository))
 	e.Detail = d
 	return e
 }
@@ -106,7 +107,7 @@ func unknown(c fault.Code) error {
 func now() int64 { return time.Now().UnixMicro() }
 
 // Tags lists the tags after "after" in the order of their bytes: at most n, and
-// at most MaxPage; n < 0 asks for that many. more tells whether others follow. A
+// at most maxPage; n < 0 asks for that many. more tells whether others follow. A
 // repository that nobody has pushed to is NameUnknown.
 func (s *Store) Tags(ctx context.Context, g access.Grant, repo ref.Repository, after string, n int) (tags []ref.Tag, more bool, err error) {
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
@@ -130,8 +131,8 @@ func (s *Store) Repositories(ctx context.Context, g access.Grant, after string, 
 }
 
 func page(n int) int {
-	if n < 0 || n > MaxPage {
-		return MaxPage
+	if n < 0 || n > maxPage {
+		return maxPage
 	}
 	return n
 }

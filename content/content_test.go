@@ -498,20 +498,20 @@ func TestEachChangeHasOneEvent(t *testing.T) {
 		w.sweep(Sweep{Unused: 1})
 		var got []string
 		for _, e := range w.events() {
-			if e.Outcome != ledger.Success || e.Who.ID != "server" || e.Category != Category {
+			if e.Outcome != ledger.Success || e.Who.ID != "server" || e.Category != ledger.Repository {
 				t.Errorf("%+v", e)
 			}
 			got = append(got, fmt.Sprintln(e.Operation, e.Detail.Repository, e.Detail.Tag, e.Detail.Digest))
 		}
 		want := []string{
-			fmt.Sprintln(pushBlob, repo, "", sum(b)),
-			fmt.Sprintln(pushManifest, repo, "", sum(m)),
-			fmt.Sprintln(pushManifest, repo, "x", sum(m)),
-			fmt.Sprintln(pushManifest, repo, "y", sum(m)),
+			fmt.Sprintln(PushBlob, repo, "", sum(b)),
+			fmt.Sprintln(PushManifest, repo, "", sum(m)),
+			fmt.Sprintln(PushManifest, repo, "x", sum(m)),
+			fmt.Sprintln(PushManifest, repo, "y", sum(m)),
 			fmt.Sprintln(mountBlob, "b", "", sum(b)),
 			fmt.Sprintln(deleteTag, repo, "x", sum(m)),
-			fmt.Sprintln(deleteManifest, repo, "", sum(m)),
-			fmt.Sprintln(deleteBlob, repo, "", sum(b)),
+			fmt.Sprintln(DeleteManifest, repo, "", sum(m)),
+			fmt.Sprintln(DeleteBlob, repo, "", sum(b)),
 			fmt.Sprintln(purgeBlob, "b", "", sum(b)),
 		}
 		if !slices.Equal(got, want) {

@@ -120,10 +120,10 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 			if err := moveTag(ctx, tx, repository, d.Tag, digest, id, at); err != nil {
 				return err
 			}
-			events = append(events, event(g, pushManifest, d))
+			events = append(events, event(g, PushManifest, d))
 		}
 		if len(events) == 0 {
-			events = append(events, event(g, pushManifest, d))
+			events = append(events, event(g, PushManifest, d))
 		}
 		return s.ledger.Append(ctx, tx, events...)
 	})
@@ -211,16 +211,13 @@ func (doc *document) descriptor(m Manifest) json.RawMessage {
 	return b
 }
 
-// maxTags is how many tags one push may move.
-const maxTags = 100
-
 func distinct(tags []ref.Tag) (once []ref.Tag, err error) {
+	if len(tags) > maxTags {
+		return nil, fault.New(fault.URITooLong, "one push moves at most %d tags", maxTags)
+	}
 	for _, t := range tags {
 		if !slices.Contains(once, t) {
 			once = append(once, t)
-		}
-		if len(once) > maxTags {
-			return nil, fault.New(fault.URITooLong, "one push moves at most %d tags", maxTags)
 		}
 	}
 	return once, nil
@@ -233,7 +230,7 @@ func (s *Store) DeleteManifest(ctx context.Context, g access.Grant, repo ref.Rep
 	if err := g.Allows(access.ContentDelete, g.RepositoryScope(repo)); err != nil {
 		return err
 	}
-	return s.change(ctx, g, deleteManifest, ledger.Detail{Repository: repo, Digest: digest}, func(tx *db.Tx) error {
+	return s.change(ctx, g, DeleteManifest, ledger.Detail{Repository: repo, Digest: digest}, func(tx *db.Tx) error {
 		repository, err := lockRepository(ctx, tx, g.Registry(), repo)
 		if err != nil {
 			return absent(err, fault.NameUnknown)

@@ -33,9 +33,6 @@ type Swept struct {
 	Uploads, Links, Blobs, Objects int
 }
 
-// purgeBlob is the operation of a sweep that takes a blob from a repository.
-const purgeBlob = "PurgeBlob"
-
 // batch is how much a sweep does before it looks whether it should stop.
 const batch = 256
 
@@ -102,8 +99,8 @@ func (s *Store) sweepLinks(ctx context.Context, o Sweep, behind *idleLink, n *Sw
 				return err
 			}
 			return s.ledger.Append(ctx, tx, ledger.Event{
-				Registry: l.registry, Category: Category, Operation: purgeBlob, Outcome: ledger.Success,
-				Who:    ledger.Who{ID: "server", Kind: string(identity.Server), Name: "breakwater"},
+				Registry: l.registry, Category: ledger.Repository, Operation: purgeBlob, Outcome: ledger.Success,
+				Who:    identity.ThisServer().Who(),
 				Detail: ledger.Detail{Repository: l.name, Digest: l.digest, Size: l.size},
 			})
 		})

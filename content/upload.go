@@ -151,9 +151,14 @@ func outOfOrder() error {
 	return fault.New(fault.UploadOutOfOrder, "the upload is somewhere else; ask for its status and go on from there")
 }
 
-// overtaken is the answer to who was second.
+// overtaken is the answer to who was second. It looks in a transaction, behind
+// that of who was first: a reader might not see that one yet.
 func (s *Store) overtaken(ctx context.Context, t ticket) error {
-	u, err := sessionRow(ctx, s.db, t)
+	var u session
+	err := s.db.Write(ctx, func(tx *db.Tx) (err error) {
+		u, err = sessionRow(ctx, tx, t)
+		return err
+	})
 	switch {
 	case err != nil:
 		return absent(err, fault.UploadUnknown)
@@ -203,7 +208,7 @@ func (s *Store) AppendUpload(ctx context.Context, g access.Grant, repo ref.Repos
 		return u, err
 	}
 	ctx = context.WithoutCancel(ctx) // what arrived is kept, also from a client that has gone
-	src := &source{r: c.Reader, h: h, max: MaxBlob - from.size, keep: true}
+	src := &source{r: c.Reader, h: h, max: maxBlob - from.size, keep: true}
 	p, free, err := s.put(ctx, g.Registry(), from.size, src)
 	defer free()
 	if err != nil {

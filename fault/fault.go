@@ -30,9 +30,7 @@ const (
 	TooManyRequests
 	Unavailable
 	StorageFull
-	NotImplemented
 	RequestTimeout
-	HeadersTooLarge
 	URITooLong
 
 	NameInvalid
@@ -49,9 +47,7 @@ const (
 	UploadInvalid
 	UploadUnknown
 	UploadOutOfOrder
-	Unsupported
 	Referenced
-	Locked
 )
 
 // A Row is how a code looks outside.
@@ -78,9 +74,7 @@ var rows = [...]Row{
 	TooManyRequests:  {"TooManyRequests", http.StatusTooManyRequests, "TOOMANYREQUESTS", "TooManyRequests"},
 	Unavailable:      {"Unavailable", http.StatusServiceUnavailable, "UNSUPPORTED", "ServiceUnavailable"},
 	StorageFull:      {"StorageFull", http.StatusInsufficientStorage, "DENIED", "StorageFull"},
-	NotImplemented:   {"NotImplemented", http.StatusConflict, "UNSUPPORTED", "NotImplemented"},
 	RequestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "UNSUPPORTED", "RequestTimeout"},
-	HeadersTooLarge:  {"HeadersTooLarge", http.StatusRequestHeaderFieldsTooLarge, "UNSUPPORTED", "RequestHeadersTooLarge"},
 	URITooLong:       {"URITooLong", http.StatusRequestURITooLong, "UNSUPPORTED", "RequestUriTooLong"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},
@@ -97,9 +91,7 @@ var rows = [...]Row{
 	UploadInvalid:       {"UploadInvalid", http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "InvalidRequestContent"},
 	UploadUnknown:       {"UploadUnknown", http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "ResourceNotFound"},
 	UploadOutOfOrder:    {"UploadOutOfOrder", http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "InvalidRequestContent"},
-	Unsupported:         {"Unsupported", http.StatusMethodNotAllowed, "UNSUPPORTED", "OperationNotAllowed"},
 	Referenced:          {"Referenced", http.StatusConflict, "DENIED", "Conflict"},
-	Locked:              {"Locked", http.StatusMethodNotAllowed, "DENIED", "ScopeLocked"},
 }
 
 // Row is the row of c.

@@ -37,6 +37,9 @@ type Principal struct {
 	Ceiling    *Ceiling  // nil: none
 }
 
+// ThisServer is the process itself: who did what nobody asked for.
+func ThisServer() Principal { return Principal{ID: "server", Kind: Server, Name: "breakwater"} }
+
 // Proven reports whether the caller showed a credential of ours. An anonymous
 // caller may show one too: the token that the token endpoint gave it.
 func (p Principal) Proven() bool {

@@ -148,10 +148,11 @@ func (s *Store) NewPassword(ctx context.Context, h Holder, name string, expiry t
 	if !slices.Contains(PasswordNames[:], name) {
 		return Password{}, fault.New(fault.BadRequest, "an account has the passwords %s and %s", PasswordNames[0], PasswordNames[1])
 	}
-	now := time.Now().UTC().Truncate(time.Microsecond)
+	now := time.Now().UTC()
 	if !expiry.IsZero() && !expiry.After(now) {
 		return Password{}, fault.New(fault.BadRequest, "the expiry of a password lies in the future")
 	}
+	now = now.Truncate(time.Microsecond)
 	chance := randomText(passwordRandom)
 	check, id := s.seal(h, chance)
 	salt := randomText(22)

@@ -296,7 +296,7 @@ func (s *Store) rotate(ctx context.Context, ring *keyring, now time.Time) (*sign
 	if doc.Properties, err = json.Marshal(k); err != nil {
 		return nil, err
 	}
-	who := Principal{ID: "server", Kind: Server, Name: "breakwater"}
+	who := ThisServer()
 	doc.System.LastModifiedBy, doc.System.LastModifiedByType = who.ID, string(who.Kind)
 	err = s.o.DB.Write(ctx, func(tx *db.Tx) error {
 		if _, err := s.o.Documents.Put(ctx, tx, doc, resource.Absent); err != nil {

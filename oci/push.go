@@ -13,9 +13,6 @@ import (
 	"breakwater/ref"
 )
 
-// maxTags is how many tags one push may set.
-const maxTags = 100
-
 func (a *API) putManifest(w http.ResponseWriter, r *http.Request, g access.Grant, q *request) error {
 	reference, err := q.reference()
 	if err != nil {
@@ -66,9 +63,6 @@ func queryTags(r *http.Request, reference ref.Reference) ([]ref.Tag, error) {
 	}
 	if reference.Digest == "" {
 		return nil, fault.New(fault.TagInvalid, "tags in the query go with a push by digest")
-	}
-	if len(q.Values["tag"]) > maxTags {
-		return nil, fault.New(fault.URITooLong, "a push sets at most %d tags", maxTags)
 	}
 	var tags []ref.Tag
 	for _, s := range q.Values["tag"] {

@@ -207,7 +207,7 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		if err := s.o.Access.PutSystemScopeMaps(ctx, tx, g, id); err != nil {
 			return err
 		}
-		e := g.Event(access.Administrative, string(access.RegistryWrite), id.Scope())
+		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
 		e.Registry = made.System.UID
 		return s.o.Ledger.Append(ctx, tx, e)
 	})
@@ -273,7 +273,7 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 		if after, err = s.read(doc); err != nil {
 			return err
 		}
-		e := g.Event(access.Administrative, string(access.RegistryWrite), id.Scope())
+		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
 		e.Registry = r.UID
 		e.Detail.More = map[string]string{"before": before, "after": string(doc.Properties)}
 		return s.o.Ledger.Append(ctx, tx, e)
@@ -306,7 +306,7 @@ func (s *Store) RegenerateCredential(ctx context.Context, g access.Grant, id ref
 		if err := s.o.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
 			return err
 		}
-		e := g.Event(access.Administrative, string(access.RegenerateCredential), id.Scope())
+		e := g.Event(ledger.Administrative, string(access.RegenerateCredential), id.Scope())
 		e.Registry = r.UID
 		e.Detail.More = map[string]string{"passwords": name}
 		return s.o.Ledger.Append(ctx, tx, e)
