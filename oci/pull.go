@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"breakwater/access"
@@ -39,7 +40,7 @@ func (a *API) getManifest(w http.ResponseWriter, r *http.Request, g access.Grant
 		return err
 	}
 	q.describe(w.Header(), m)
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(m.Body))
+	serve(w, r, bytes.NewReader(m.Body))
 	return nil
 }
 
@@ -53,7 +54,7 @@ func (a *API) headManifest(w http.ResponseWriter, r *http.Request, g access.Gran
 		return err
 	}
 	q.describe(w.Header(), m)
-	http.ServeContent(w, r, "", time.Time{}, &nothing{size: m.Size})
+	serve(w, r, &nothing{size: m.Size})
 	return nil
 }
 
@@ -83,7 +84,7 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q 
 	q.detail.Size = b.Size
 	w.Header()["Content-Type"] = []string{"application/octet-stream"}
 	identify(w.Header(), d)
-	http.ServeContent(w, r, "", time.Time{}, b.ReadSeekCloser)
+	serve(w, r, b.ReadSeekCloser)
 	return nil
 }
 
@@ -99,8 +100,19 @@ func (a *API) headBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q
 	q.detail.Size = b.Size
 	w.Header()["Content-Type"] = []string{"application/octet-stream"}
 	identify(w.Header(), d)
-	http.ServeContent(w, r, "", time.Time{}, &nothing{size: b.Size})
+	serve(w, r, &nothing{size: b.Size})
 	return nil
+}
+
+// serve answers with the content or one range of it. Many ranges are ignored, as
+// RFC 9110 allows: http.ServeContent reads them in a goroutine that outlives the
+// request when the client leaves, and then holds a buffer that is another's. They
+// would also cost a sealed segment for each byte that is asked for.
+func serve(w http.ResponseWriter, r *http.Request, c io.ReadSeeker) {
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		r.Header.Del("Range")
+	}
+	http.ServeContent(w, r, "", time.Time{}, c)
 }
 
 // nothing has a size and no bytes: the content of an answer to HEAD.
