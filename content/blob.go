@@ -231,9 +231,11 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	if owner == "" {
 		owner = p.object
 	}
-	var won, lost bool               // whether the parts have a name now; whether another request ended the session
+	var won, lost bool              // whether the parts have a name now; whether another request ended the session
+	var held, whole, damaged string // who owns the bytes that the registry has already, and what they are known to be
+	detail := ledger.Detail{Repository: repo, Digest: d, Size: b.Size}
 	ctx = context.WithoutCancel(ctx) // everything has come: a client that leaves now has still pushed
-	err = s.change(ctx, g, PushBlob, ledger.Detail{Repository: repo, Digest: d, Size: b.Size}, func(tx *db.Tx) error {
+	name := func(tx *db.Tx) error {
 		at := now()
 		won, lost = false, false
 		if t.uuid != "" {
@@ -253,15 +255,29 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		if err := linkBlob(ctx, tx, repository, id, at); err != nil {
 			return err
 		}
-		won = bytes == owner
+		won = bytes == owner || bytes == damaged
 		switch {
+		case !won && bytes != whole:
+			held = bytes
+			return errUnread
 		case !won && from.row:
 			return disown(ctx, tx, owner, at)
-		case won && p.object != "":
-			return insertPart(ctx, tx, g.Registry(), owner, p)
+		case bytes == damaged:
+			err = replaceBytes(ctx, tx, id, bytes, owner, at)
 		}
-		return nil
-	})
+		if err == nil && won && p.object != "" {
+			err = insertPart(ctx, tx, g.Registry(), owner, p)
+		}
+		return err
+	}
+	// Who sends what is there already may do so because it cannot be read.
+	for err = s.change(ctx, g, PushBlob, detail, name); err == errUnread; err = s.change(ctx, g, PushBlob, detail, name) {
+		if s.examine(ctx, g.Registry(), b.Size, held) == nil {
+			whole = held
+		} else {
+			damaged, detail.More = held, map[string]string{"replaced": "damaged"}
+		}
+	}
 	if lost {
 		s.discard(ctx, p)
 		return Blob{}, s.overtaken(ctx, t)
@@ -270,6 +286,23 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		s.discard(ctx, p) // the registry has this blob already
 	}
 	return b, err // after an error nobody knows whether the object has a name: a sweep will find out
+}
+
+// errUnread undoes a push until somebody has read the bytes that are there.
+var errUnread = errors.New("content: the registry has this blob; nobody knows how it is")
+
+// examine reads all that owner owns.
+func (s *Store) examine(ctx context.Context, registry string, size int64, owner string) error {
+	parts, err := ownedParts(ctx, s.db, owner)
+	if err != nil {
+		return err
+	}
+	r, err := s.open(ctx, registry, size, parts)
+	if err != nil {
+		return err
+	}
+	_, err = r.WriteTo(io.Discard)
+	return errors.Join(err, r.Close())
 }
 
 // open reads parts one after the other. It opens the first at once, so that what

@@ -443,6 +443,48 @@ func TestDamagedBytesAreAnErrorAndNeverWrongContent(t *testing.T) {
 	})
 }
 
+func TestPushOfADamagedBlobHealsIt(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		b := random(200_000)
+		w.push(repo, b)
+		again := map[string]func(){
+			"one request": func() { w.push("another/one", b) },
+			"a session": func() {
+				u := w.start()
+				_, err := w.add(u.ID, 0, b[:150_000])
+				must(t, err)
+				must(t, w.end(u.ID, -1, b[150_000:], sum(b)))
+			},
+		}
+		for what, damage := range map[string]func(path string) error{
+			"vanished": os.Remove,
+			"cut":      func(path string) error { return os.Truncate(path, 1000) },
+			"flipped": func(path string) error {
+				stored, err := os.ReadFile(path)
+				must(t, err)
+				stored[len(stored)/2] ^= 1
+				return os.WriteFile(path, stored, 0o600)
+			},
+		} {
+			for how, push := range again {
+				for info, err := range w.disk.List(w.ctx, "") {
+					must(t, err)
+					must(t, damage(filepath.Join(w.dir, info.Key)))
+				}
+				push()
+				if got, err := w.pull(repo, sum(b)); err != nil || !bytes.Equal(got, b) {
+					t.Errorf("%s, pushed again by %s: %d bytes, %v", what, how, len(got), err)
+				}
+				w.sweep(Sweep{Objects: true})
+				w.reads(repo, b)
+				if n := w.objectsLeft(); n > 2 {
+					t.Errorf("%s: %d objects left", what, n)
+				}
+			}
+		}
+	})
+}
+
 func TestMountNeedsThePullRightOnTheSource(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		b := random(1000)

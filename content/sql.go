@@ -293,6 +293,14 @@ func haveBlob(ctx context.Context, tx *db.Tx, registry string, d ref.Digest, siz
 	return id, owner, err
 }
 
+// replaceBytes makes a blob of other bytes than those that are damaged.
+func replaceBytes(ctx context.Context, tx *db.Tx, blob int64, damaged, owner string, at int64) error {
+	if _, err := tx.Exec(ctx, `UPDATE blob SET bytes = $2 WHERE id = $1`, blob, owner); err != nil {
+		return err
+	}
+	return disown(ctx, tx, damaged, at)
+}
+
 func linkBlob(ctx context.Context, tx *db.Tx, repository, blob, at int64) error {
 	_, err := tx.Exec(ctx, `INSERT INTO link (repository, blob, idle) VALUES ($1, $2, $3)
 		ON CONFLICT (blob, repository) DO UPDATE SET idle = excluded.idle WHERE link.idle IS NOT NULL`, repository, blob, at)
