@@ -18,6 +18,9 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"breakwater/fault"
+	"breakwater/network"
 )
 
 // A config is what the process must know before it can open its database.
@@ -37,8 +40,8 @@ type config struct {
 		Minimum     string   `yaml:"minimum"` // "1.2" or "1.3"
 	} `yaml:"tls"`
 	Proxies struct {
-		Forwarded []string `yaml:"forwarded"` // networks whose X-Forwarded-For is believed
-		Protocol  []string `yaml:"protocol"`  // networks that speak the PROXY protocol, and must
+		Forwarded network.Proxies `yaml:"forwarded"` // networks whose X-Forwarded-For is believed
+		Protocol  network.Proxies `yaml:"protocol"`  // networks that speak the PROXY protocol, and must
 	} `yaml:"proxies"`
 	Limits struct {
 		Connections int     `yaml:"connections"` // 0: as many as files and memory allow, up to 8192
@@ -104,6 +107,8 @@ func (c *config) read(path string, f *pflag.FlagSet) error {
 	err = yaml.NewDecoder(file, yaml.Strict()).Decode(c)
 	if at, ok := errors.AsType[yaml.Error](err); ok {
 		return fmt.Errorf("%s:%d: %s", path, at.GetToken().Position.Line, at.GetMessage())
+	} else if f, ok := errors.AsType[*fault.Error](err); ok { // a value whose type says what is wrong with it
+		return fmt.Errorf("%s: %s", path, f.Message)
 	} else if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -148,11 +153,6 @@ func (c *config) check() (err error) {
 	}
 	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
 		return errors.New("sweep: a time between sweeps is needed, and none is negative")
-	}
-	for of, list := range map[string][]string{"proxies.forwarded": c.Proxies.Forwarded, "proxies.protocol": c.Proxies.Protocol} {
-		if _, err := prefixes(of, list); err != nil {
-			return err
-		}
 	}
 	if c.Limits.Connections == 0 {
 		c.Limits.Connections = connections()
@@ -209,22 +209,6 @@ func (c *config) names() []string {
 		}
 	}
 	return append(names, c.TLS.Names...)
-}
-
-// prefixes reads addresses and networks.
-func prefixes(of string, list []string) ([]netip.Prefix, error) {
-	var all []netip.Prefix
-	for _, s := range list {
-		p, err := netip.ParsePrefix(s)
-		if a, single := netip.ParseAddr(s); single == nil {
-			p, err = netip.PrefixFrom(a, a.BitLen()), nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %q is not an address or network", of, s)
-		}
-		all = append(all, p.Masked())
-	}
-	return all, nil
 }
 
 // connections is how many the machine bears: half of the files, and 128 KiB of

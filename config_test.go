@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -63,8 +65,8 @@ func TestWhatCannotBeMeantIsRefusedWithItsPlace(t *testing.T) {
 		{"tls:\n  minimum: \"1.1\"\n", "tls.minimum"},
 		{"tls:\n  certificate: cert.pem\n", "tls"},
 		{"listen: localhost\n", "listen"},
-		{"proxies:\n  forwarded: [everyone]\n", "proxies.forwarded"},
-		{"proxies:\n  protocol: [10.0.0.0/33]\n", "proxies.protocol"},
+		{"proxies:\n  forwarded: [everyone]\n", `"everyone" is not`},
+		{"proxies:\n  protocol: [10.0.0.0/33]\n", `"10.0.0.0/33" is not`},
 		{"log:\n  format: xml\n", "log.format"},
 		{"sweep:\n  every: 0s\n", "sweep"},
 	} {
@@ -142,5 +144,65 @@ func TestExitStatusesTellMisuseFromFailure(t *testing.T) {
 		if lines := strings.Count(errs.String(), "\n"); (test.status == success) != (lines == 0) || lines > 1 {
 			t.Errorf("%v said %q", test.args, errs.String())
 		}
+	}
+}
+
+// Every key of the file and every flag of serve has its row in the page about
+// them, with its default, and the page has no other rows.
+func TestTheConfigurationIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string][]string{} // key: flag, default
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(strings.Trim(line, "| \n"), "|")
+		if len(cells) != 4 || !strings.Contains(cells[0], "`") {
+			continue
+		}
+		for i := range cells {
+			cells[i] = strings.Trim(cells[i], " `")
+		}
+		documented[cells[0]] = cells[1:3]
+	}
+	flags := serveCommand().Flags()
+	c := defaults()
+	var walk func(prefix string, v reflect.Value)
+	walk = func(prefix string, v reflect.Value) {
+		for field, value := range v.Fields() {
+			key := prefix + field.Tag.Get("yaml")
+			if value.Kind() == reflect.Struct {
+				walk(key+".", value)
+				continue
+			}
+			row, ok := documented[key]
+			delete(documented, key)
+			if !ok {
+				t.Errorf("docs/configuration.md says nothing about %s", key)
+				continue
+			}
+			usual := fmt.Sprint(value.Interface())
+			if value.IsZero() {
+				usual = ""
+			} else if d, ok := value.Interface().(time.Duration); ok {
+				usual = strings.TrimSuffix(strings.TrimSuffix(d.String(), "0s"), "0m")
+			}
+			if row[1] != usual {
+				t.Errorf("the default of %s is %q, not %q", key, usual, row[1])
+			}
+			flag := strings.ReplaceAll(key, ".", "-")
+			if flags.Lookup(flag) == nil {
+				flag = ""
+			} else {
+				flag = "--" + flag
+			}
+			if row[0] != flag {
+				t.Errorf("the flag of %s is %q, not %q", key, flag, row[0])
+			}
+		}
+	}
+	walk("", reflect.ValueOf(*c))
+	for key := range documented {
+		t.Errorf("docs/configuration.md has %s, which does not exist", key)
 	}
 }

@@ -26,9 +26,6 @@ func logsCommand() *cobra.Command {
 	category := c.Flags().String("category", "", "only events of this category")
 	output := outputFlag(c, "table", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
 		client, err := connect(c)
 		if err != nil {
 			return err

@@ -23,14 +23,7 @@ func registryShow() *cobra.Command {
 	c := &cobra.Command{Use: "show", Short: "Show the registry's settings", Args: cobra.NoArgs}
 	output := outputFlag(c, "table", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
-		client, err := connect(c)
-		if err != nil {
-			return err
-		}
-		id, err := client.registry(c.Context())
+		client, id, err := connectRegistry(c)
 		if err != nil {
 			return err
 		}
@@ -59,9 +52,6 @@ func registryUpdate() *cobra.Command {
 	remove := f.StringArray("remove-ip", nil, "remove such a rule")
 	sparse := f.String("sparse-manifests", "", "on or off: an index may name manifests that are not here")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
 		properties := fields{}
 		for _, s := range []struct {
 			flag, value string
@@ -89,11 +79,7 @@ func registryUpdate() *cobra.Command {
 		if len(properties) == 0 && !rules && *action == "" {
 			return usagef("registry update: nothing to change")
 		}
-		client, err := connect(c)
-		if err != nil {
-			return err
-		}
-		id, err := client.registry(c.Context())
+		client, id, err := connectRegistry(c)
 		if err != nil {
 			return err
 		}
@@ -137,17 +123,10 @@ func registryPassword() *cobra.Command {
 	output := outputFlag(c, "text", "json")
 	name := c.Flags().String("name", "password1", "password1 or password2: one can be replaced while the other is in use")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
 		if *name != "password1" && *name != "password2" {
 			return usagef("--name is password1 or password2, not %q", *name)
 		}
-		client, err := connect(c)
-		if err != nil {
-			return err
-		}
-		id, err := client.registry(c.Context())
+		client, id, err := connectRegistry(c)
 		if err != nil {
 			return err
 		}
@@ -176,7 +155,7 @@ func edited(rules []ipRule, allow, remove []string) []ipRule {
 	return after
 }
 
-func printRegistry(c *cobra.Command, o output, whole json.RawMessage) error {
+func printRegistry(c *cobra.Command, o *output, whole json.RawMessage) error {
 	if o.is("json") {
 		var line bytes.Buffer
 		if err := json.Compact(&line, whole); err != nil {

@@ -149,17 +149,9 @@ func certificate(c *config, log *slog.Logger) (shown transit.Certificate, ca str
 }
 
 func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {
-	forwarders, err := prefixes("proxies.forwarded", c.Proxies.Forwarded)
-	if err != nil {
-		return nil, err
-	}
-	proxies, err := prefixes("proxies.protocol", c.Proxies.Protocol)
-	if err != nil {
-		return nil, err
-	}
 	return transit.Listen(ctx, transit.Options{
 		Name: "registry", Address: c.Listen, TLS: transit.Config(shown, c.TLS.Minimum == "1.3"),
-		Proxies: proxies, Forwarders: forwarders,
+		Proxies: c.Proxies.Protocol.Prefixes(), Forwarders: c.Proxies.Forwarded.Prefixes(),
 		Connections: c.Limits.Connections, PerAddress: c.Limits.PerAddress, Log: log,
 	})
 }

@@ -14,9 +14,6 @@ func surfaceCommand() *cobra.Command {
 	}
 	output := outputFlag(c, "table", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
 		type row struct {
 			Method    string `json:"method"`
 			Path      string `json:"path"`

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"breakwater/access"
+	"breakwater/fault"
+	"breakwater/identity"
 )
 
 // A repository token is two resources: a scope map says what may be done, the
@@ -38,26 +41,19 @@ func tokenCreate() *cobra.Command {
 	output := outputFlag(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		name := args[0]
-		if !tokenName.MatchString(name) {
-			return usagef("a token's name has 1 to 50 letters, digits and '-': %q does not", name)
+		if !identity.ValidName(name + mapSuffix) {
+			return usagef("a token's name has 1 to 54 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit: %q does not", name)
 		}
 		if len(*actions) == 0 {
 			return usagef("token create: at least one --action is needed; without one the token may do nothing")
 		}
 		for _, a := range *actions {
-			if !tokenAction.MatchString(a) {
-				return usagef("--action %s: write repositories/REPOSITORY/content/read (or content/write, content/delete, metadata/read, metadata/write)", a)
+			if _, err := access.ParseMapped("", a); err != nil {
+				return usagef("--action %s: %s", a, fault.From(err).Message)
 			}
 		}
-		if err := output.check(); err != nil {
-			return err
-		}
 		ctx := c.Context()
-		client, err := connect(c)
-		if err != nil {
-			return err
-		}
-		registry, err := client.registry(ctx)
+		client, registry, err := connectRegistry(c)
 		if err != nil {
 			return err
 		}
@@ -97,15 +93,8 @@ func tokenList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the tokens, what they may do and until when", Args: cobra.NoArgs}
 	output := outputFlag(c, "table", "json")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := output.check(); err != nil {
-			return err
-		}
 		ctx := c.Context()
-		client, err := connect(c)
-		if err != nil {
-			return err
-		}
-		registry, err := client.registry(ctx)
+		client, registry, err := connectRegistry(c)
 		if err != nil {
 			return err
 		}
@@ -162,15 +151,11 @@ func tokenRevoke() *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Remove a token; it is refused from the next request on", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if !tokenName.MatchString(args[0]) {
+			if !identity.ValidName(args[0]) {
 				return usagef("%q is not the name of a token", args[0])
 			}
 			ctx := c.Context()
-			client, err := connect(c)
-			if err != nil {
-				return err
-			}
-			registry, err := client.registry(ctx)
+			client, registry, err := connectRegistry(c)
 			if err != nil {
 				return err
 			}
@@ -196,7 +181,7 @@ type passwords struct {
 	Passwords []struct{ Value, Expiry string }
 }
 
-func (m passwords) print(c *cobra.Command, o output) error {
+func (m passwords) print(c *cobra.Command, o *output) error {
 	if len(m.Passwords) != 1 {
 		return errors.New("the server made no password")
 	}
@@ -219,11 +204,6 @@ func (m passwords) print(c *cobra.Command, o output) error {
 const apiVersion = "?api-version=2023-07-01"
 
 type fields map[string]any
-
-var (
-	tokenName   = regexp.MustCompile(`^[a-zA-Z0-9-]{1,50}$`)
-	tokenAction = regexp.MustCompile(`^repositories/(\*|[^*]+|[^*]+/\*)/(content/read|content/write|content/delete|metadata/read|metadata/write)$`)
-)
 
 // A lifetime is a duration that may be counted in days.
 type lifetime time.Duration

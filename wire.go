@@ -21,7 +21,6 @@ import (
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
-	"breakwater/network"
 	"breakwater/object"
 	"breakwater/oci"
 	"breakwater/registry"
@@ -92,17 +91,9 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 		Default: registryName, Host: host, Domain: c.domain(host),
 	})
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
-	forwarded, err := prefixes("proxies.forwarded", c.Proxies.Forwarded)
-	if err != nil {
-		return nil, err
-	}
-	var proxies network.Proxies
-	for _, p := range forwarded {
-		proxies = append(proxies, network.Network{Prefix: p})
-	}
 	h.gate = gate.New(gate.Options{
 		Registries: h.registries, Identity: h.identity, Access: h.access, Ledger: h.ledger,
-		Proxies: proxies, Log: log, Metrics: metrics,
+		Proxies: c.Proxies.Forwarded, Log: log, Metrics: metrics,
 		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
 	})
 	return h, nil

@@ -69,7 +69,7 @@ func ParseNetwork(s string) (Network, error) {
 	}
 	p, err := netip.ParsePrefix(s)
 	if err != nil || p.Addr().Is4In6() {
-		return Network{}, fault.New(fault.BadRequest, "a network rule is an IP address or a CIDR such as 203.0.113.0/24")
+		return Network{}, fault.New(fault.BadRequest, "%q is not an IP address or a CIDR such as 203.0.113.0/24", s)
 	}
 	return Network{p.Masked()}, nil
 }

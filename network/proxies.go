@@ -10,6 +10,15 @@ import (
 // believes nobody: the origin is the socket's peer. No other header is read.
 type Proxies []Network
 
+// Prefixes are the networks as those take them who know nothing of registries.
+func (p Proxies) Prefixes() []netip.Prefix {
+	all := make([]netip.Prefix, len(p))
+	for i, n := range p {
+		all[i] = n.Prefix
+	}
+	return all
+}
+
 func (p Proxies) listed(a netip.Addr) bool {
 	for _, n := range p {
 		if n.Contains(a) {
