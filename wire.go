@@ -118,12 +118,12 @@ type api struct {
 }
 
 // surfaces are the APIs behind the door. The last one answers for every path
-// that no other has.
+// that no other has, and for targets that are no path ("*", or CONNECT's).
 func (h *house) surfaces() []api {
 	return []api{
 		{"/v2", &oci.API{Content: h.content, Registries: h.registries}},
 		{"/oauth2/", &acr.API{Identity: h.identity, Registries: h.registries}},
-		{"/", arm.New(h.ledger,
+		{"", arm.New(h.ledger,
 			arm.Plain(h.documents, arm.SubscriptionType),
 			arm.Plain(h.documents, arm.ResourceGroupType),
 			arm.Registries(h.registries, h.access),

@@ -102,6 +102,7 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 			PingTimeout:                   headerTimeout,
 			WriteByteTimeout:              stallTimeout,
 		},
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" goes the way of every request
 	}
 	defer server.Close()
 	drained := make(chan error, 1)
