@@ -205,6 +205,11 @@ func (s *Store) verify(ctx context.Context, text string) (*claims, error) {
 	if err != nil {
 		return nil, refused()
 	}
+	// What is signed is the text that was decoded. Another text that decodes to the
+	// same would be a second spelling of one token.
+	if same, err := signature.CompactSerialize(); err != nil || same != text {
+		return nil, refused()
+	}
 	payload, err := signature.Verify(k.Public.Key)
 	if err != nil {
 		return nil, refused()

@@ -190,6 +190,8 @@ func TestForgedTokensProveNothing(t *testing.T) {
 		"RS256":                              forge(with(head, "alg", "RS256"), claim, rs),
 		"ES384":                              forge(with(head, "alg", "ES384"), claim, es256(ours)),
 		"another key under our kid":          forge(parts[0], claim, es256(mallory)),
+		"another spelling of the payload":    {Bearer: Secret(parts[0] + "." + respelled(parts[1]) + "." + parts[2])},
+		"another spelling of the signature":  {Bearer: Secret(parts[0] + "." + parts[1] + "." + respelled(parts[2]))},
 		"an unknown kid":                     forge(with(head, "kid", "x"), claim, es256(mallory)),
 		"an unknown kid, signed by our key":  forge(with(head, "kid", "x"), claim, es256(ours)),
 		"a kid that is a path":               forge(with(head, "kid", "../../platform.key"), claim, es256(mallory)),
@@ -434,4 +436,11 @@ func BenchmarkPassword(b *testing.B) {
 	for b.Loop() {
 		w.known(shop, c)
 	}
+}
+
+// respelled is text in base64 with the bits that say nothing set.
+func respelled(text string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, text[len(text)-1])
+	return text[:len(text)-1] + alphabet[last|1:][:1]
 }
