@@ -36,14 +36,17 @@ const (
 // works: a start that finds a begun file makes a new password.
 func (h *house) firstStart(ctx context.Context, c *config, l login) error {
 	g := access.ServerGrant(access.Registry{}, access.Call{})
-	subscription := ref.Subscription(guid(h.platform.Derive("subscription")))
+	subscription := ref.Subscription(ref.DerivedGUID(h.platform.Derive("subscription")[:16]))
 	group := subscription.Child("resourceGroups", groupName)
-	for _, doc := range []resource.Resource{
-		{ID: subscription, Type: arm.SubscriptionType},
-		{ID: group, Type: arm.ResourceGroupType, Location: "local"},
+	for _, made := range []struct {
+		operation string // as Azure calls it
+		doc       resource.Resource
+	}{
+		{"Microsoft.Resources/subscriptions/write", resource.Resource{ID: subscription, Type: arm.SubscriptionType}},
+		{"Microsoft.Resources/subscriptions/resourceGroups/write", resource.Resource{ID: group, Type: arm.ResourceGroupType, Location: "local"}},
 	} {
-		if err := h.ensure(ctx, g, doc); err != nil {
-			return fmt.Errorf("make %s: %w", doc.Type, err)
+		if err := h.ensure(ctx, g, made.operation, made.doc); err != nil {
+			return fmt.Errorf("make %s: %w", made.doc.Type, err)
 		}
 	}
 	_, err := h.registries.ByName(ctx, registryName)
@@ -60,7 +63,7 @@ func (h *house) firstStart(ctx context.Context, c *config, l login) error {
 }
 
 // ensure writes a document that is not there yet, and its event.
-func (h *house) ensure(ctx context.Context, g access.Grant, doc resource.Resource) error {
+func (h *house) ensure(ctx context.Context, g access.Grant, operation string, doc resource.Resource) error {
 	if _, err := h.documents.Get(ctx, doc.ID); fault.Of(err) != fault.NotFound {
 		return err
 	}
@@ -69,7 +72,7 @@ func (h *house) ensure(ctx context.Context, g access.Grant, doc resource.Resourc
 		if _, err := h.documents.Put(ctx, tx, doc, resource.Absent); err != nil {
 			return err
 		}
-		return h.ledger.Append(ctx, tx, g.Event(ledger.Administrative, doc.Type+"/write", doc.ID.Scope()))
+		return h.ledger.Append(ctx, tx, g.Event(ledger.Administrative, operation, doc.ID.Scope()))
 	})
 	if fault.Of(err) == fault.Stale {
 		return nil // another process made it
@@ -101,7 +104,7 @@ func (h *house) owner(ctx context.Context, g access.Grant, c *config, l login) e
 	if err != nil {
 		return err
 	}
-	_, err = h.access.Assign(ctx, g, ref.Everything, guid(h.platform.Derive("assignment of "+user.System.UID)), access.AssignmentProperties{
+	_, err = h.access.Assign(ctx, g, ref.Everything, ref.DerivedGUID(h.platform.Derive("assignment of " + user.System.UID)[:16]), access.AssignmentProperties{
 		RoleDefinitionID: access.OwnerRole, PrincipalID: user.System.UID, PrincipalType: "User",
 	})
 	if code := fault.Of(err); err != nil && code != fault.Conflict && code != fault.Stale {
@@ -138,13 +141,6 @@ func (h *house) unlock(ctx context.Context) error {
 		return fmt.Errorf("platform.key does not open the registry's keys; it belongs to another database: %w", err)
 	}
 	return nil
-}
-
-// guid spells 16 bytes as a version 8 UUID: one of our own making.
-func guid(b []byte) string {
-	b = append([]byte(nil), b[:16]...)
-	b[6], b[8] = b[6]&0x0f|0x80, b[8]&0x3f|0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 // writeLogin writes the file at draft, durably, and then calls it path.

@@ -11,6 +11,7 @@ import (
 	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/identity"
+	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
@@ -127,8 +128,8 @@ func Registries(regs *registry.Store, s *access.Store) Kind {
 // stored: policies and clients look at all of them.
 func registryShown(r *registry.Registry) (resource.Resource, error) {
 	p := r.Properties
-	fill(&p.PublicNetworkAccess, "Enabled")
-	fill(&p.RuleSet.DefaultAction, "Allow")
+	fill(&p.PublicNetworkAccess, network.Enabled)
+	fill(&p.RuleSet.DefaultAction, network.Allow)
 	fill(&p.RoleAssignmentMode, access.Legacy)
 	fill(&p.Policies.SparseManifests.Status, "disabled")
 	text, err := json.Marshal(struct {

@@ -38,6 +38,7 @@ const (
 	DeleteManifest = "DeleteManifest"
 	PushBlob       = "PushBlob" // when the whole blob has come, however many requests brought it
 	DeleteBlob     = "DeleteBlob"
+	CancelUpload   = "CancelUpload"
 
 	deleteTag = "DeleteTag"
 	mountBlob = "MountBlob"

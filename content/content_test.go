@@ -537,6 +537,7 @@ func TestEachChangeHasOneEvent(t *testing.T) {
 		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(m)))
 		must(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(b)))
 		wants(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(b)), fault.BlobUnknown)
+		must(t, w.CancelUpload(w.ctx, w.owner, repo, w.start().ID))
 		w.sweep(Sweep{Unused: 1})
 		var got []string
 		for _, e := range w.events() {
@@ -554,6 +555,7 @@ func TestEachChangeHasOneEvent(t *testing.T) {
 			fmt.Sprintln(deleteTag, repo, "x", sum(m)),
 			fmt.Sprintln(DeleteManifest, repo, "", sum(m)),
 			fmt.Sprintln(DeleteBlob, repo, "", sum(b)),
+			fmt.Sprintln(CancelUpload, repo, "", ""),
 			fmt.Sprintln(purgeBlob, "b", "", sum(b)),
 		}
 		if !slices.Equal(got, want) {

@@ -3,12 +3,10 @@ package content
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"hash"
 	"io"
@@ -18,6 +16,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/ledger"
 	"breakwater/ref"
 )
 
@@ -96,16 +95,8 @@ func (s *Store) StartUpload(ctx context.Context, g access.Grant, repo ref.Reposi
 	if alg == ref.SHA512 {
 		claim[4] = 1
 	}
-	uuid := newUUID()
+	uuid := ref.NewGUID()
 	return Upload{ID: uuid + "." + base64.RawURLEncoding.EncodeToString(append(claim, s.mac(g, repo, uuid, claim)...))}, nil
-}
-
-func newUUID() string {
-	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80 // version 4, RFC 9562
-	h := hex.EncodeToString(b[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
 
 // A session is how far an upload is.
@@ -312,7 +303,12 @@ func (s *Store) CancelUpload(ctx context.Context, g access.Grant, repo ref.Repos
 		if lost = errors.Is(err, db.ErrNoRows); err != nil {
 			return err
 		}
-		return disown(ctx, tx, t.uuid, now())
+		if err := disown(ctx, tx, t.uuid, now()); err != nil {
+			return err
+		}
+		return s.ledger.Append(ctx, tx, event(g, CancelUpload, ledger.Detail{
+			Repository: repo, Size: from.size, More: map[string]string{"upload": t.uuid},
+		}))
 	})
 	if lost {
 		return s.overtaken(ctx, t)

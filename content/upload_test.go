@@ -130,7 +130,7 @@ func TestUploadBelongsToItsRepositoryAndCaller(t *testing.T) {
 			"repository": func() error { _, err := w.UploadStatus(w.ctx, w.owner, "team/other", id); return err },
 			"uuid only":  func() error { _, err := w.UploadStatus(w.ctx, w.owner, repo, uuid); return err },
 			"no claim":   func() error { _, err := w.UploadStatus(w.ctx, w.owner, repo, uuid+"."); return err },
-			"new uuid":   func() error { _, err := w.UploadStatus(w.ctx, w.owner, repo, newUUID()+"."+rest); return err },
+			"new uuid":   func() error { _, err := w.UploadStatus(w.ctx, w.owner, repo, ref.NewGUID()+"."+rest); return err },
 			"append": func() error {
 				_, err := w.AppendUpload(w.ctx, other, repo, id, Chunk{At: -1, Size: -1, Reader: strings.NewReader("evil")})
 				return err
@@ -159,7 +159,7 @@ func TestUploadBelongsToItsRepositoryAndCaller(t *testing.T) {
 
 func TestUploadThatIsTooOldIsUnknown(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
-		uuid := newUUID()
+		uuid := ref.NewGUID()
 		claim := append(binary.BigEndian.AppendUint32(nil, uint32(time.Now().Unix())), 0)
 		id := uuid + "." + base64.RawURLEncoding.EncodeToString(append(claim, w.mac(w.owner, repo, uuid, claim)...))
 		_, err := w.add(id, 0, []byte("x"))

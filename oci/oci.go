@@ -75,7 +75,7 @@ var rows = [...]row{
 	{"GET", session, "UploadStatus", access.ContentWrite, false, (*API).uploadStatus},
 	{"PATCH", session, content.PushBlob, access.ContentWrite, true, (*API).appendUpload},
 	{"PUT", session, content.PushBlob, access.ContentWrite, true, (*API).finishUpload},
-	{"DELETE", session, "CancelUpload", access.ContentWrite, true, (*API).cancelUpload},
+	{"DELETE", session, content.CancelUpload, access.ContentWrite, true, (*API).cancelUpload},
 	{"GET", tags, "ListTags", access.ContentRead, false, (*API).listTags},
 	{"GET", referrers, "ListReferrers", access.ContentRead, false, (*API).listReferrers},
 }
