@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	proxyproto "github.com/pires/go-proxyproto"
+	"golang.org/x/sys/unix"
 )
 
 // A crowd is the connections of a listener. When it is full, the address that
@@ -156,10 +157,21 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		bufferLittle(accepted)
 		c := &conn{Conn: accepted, crowd: d.crowd}
 		if d.crowd.enter(c) {
 			return c, nil
 		}
 		accepted.Close()
+	}
+}
+
+// bufferLittle has the kernel keep little of what c does not take. (Set on the
+// listening socket it would be for MPTCP only.)
+func bufferLittle(c net.Conn) {
+	if raw, err := c.(*net.TCPConn).SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
+		})
 	}
 }

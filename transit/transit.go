@@ -28,6 +28,11 @@ const (
 	stallTimeout  = time.Minute // a client that takes no byte of its answer for so long is gone
 	headerBytes   = 64 << 10
 	drainTimeout  = 30 * time.Second
+
+	// unsent is how much the kernel keeps of an answer before the client has room
+	// for it. It would take megabytes, and let nobody write before a third is gone:
+	// slow clients would cost their memory, and look as if they stood still.
+	unsent = 512 << 10
 )
 
 // Options of a Listener.

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,8 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -463,5 +466,57 @@ func TestATakenAddressFailsAtOnce(t *testing.T) {
 	}
 	if _, err := Listen(t.Context(), Options{Address: "127.0.0.1:0"}); err == nil {
 		t.Error("a listener without TLS")
+	}
+}
+
+func TestAPeerThatTakesNothingIsGivenUpFromItsFirstAnswerOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer far.Close()
+		c := &conn{Conn: near, crowd: newCrowd(Options{})}
+		defer c.Close()
+		go func() { _, _ = far.Read(make([]byte, 100)) }()
+		if _, err := c.Write([]byte("handshake")); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetWriteDeadline(time.Time{}) // as net/http does when TLS is there
+		start := time.Now()
+		if _, err := c.Write([]byte("answer")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) > stallTimeout {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		start = time.Now()
+		_ = c.SetWriteDeadline(start.Add(time.Hour)) // somebody above knows better
+		if _, err := c.Write([]byte("answer")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != time.Hour {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func TestTheKernelKeepsLittleOfWhatASlowClientDoesNotTake(t *testing.T) {
+	var written atomic.Int64
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for {
+			n, err := w.Write(make([]byte, 16<<10))
+			if written.Add(int64(n)); err != nil {
+				return
+			}
+		}
+	}), nil)
+	d := &net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 64<<10) })
+	}}
+	c, err := tls.DialWithDialer(d, "tcp", s.address, s.trust(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for last := int64(-1); written.Load() == 0 || last != written.Load(); time.Sleep(100 * time.Millisecond) {
+		last = written.Load()
+	}
+	if n := written.Load(); n > 4*unsent {
+		t.Errorf("%d KiB wait for a client that takes nothing", n>>10)
 	}
 }
