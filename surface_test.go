@@ -103,3 +103,18 @@ func TestSurfaceIsDocumented(t *testing.T) {
 		t.Errorf("docs/surface.md is not what breakwater surface prints; UPDATE=1 go test -run TestSurfaceIsDocumented . writes it:\n%s", out.String())
 	}
 }
+
+// The page about operations has every one that a caller can ask for, in the one
+// spelling, and those that happen besides.
+func TestEveryOperationIsDocumented(t *testing.T) {
+	page, err := os.ReadFile("docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, names, _ := strings.Cut(string(page), "## Names of operations")
+	for _, r := range surface(t) {
+		if !strings.Contains(names, "`"+r.Operation+"`") {
+			t.Errorf("docs/operations.md does not have %s", r.Operation)
+		}
+	}
+}
