@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -81,7 +80,7 @@ func decode(body []byte, contentType string) (*document, error) {
 	return &doc, nil
 }
 
-var documentKeys = []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject", "annotations", "fsLayers"}
+var documentKeys = spelled("schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests", "subject", "annotations", "fsLayers")
 
 func (p *parser) document(doc *document, contentType string) error {
 	var version, ownType string
@@ -228,7 +227,7 @@ func (p *parser) descriptors() (all []descriptor, err error) {
 	return all, err
 }
 
-var descriptorKeys = []string{"mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform"}
+var descriptorKeys = spelled("mediaType", "digest", "size", "urls", "annotations", "data", "artifactType", "platform")
 
 func (p *parser) descriptor() (d descriptor, err error) {
 	var data *string
@@ -314,6 +313,17 @@ type parser struct {
 	depth int
 }
 
+// names are the keys that mean something, by what fold makes of them.
+type names map[string]string
+
+func spelled(keys ...string) names {
+	n := names{}
+	for _, key := range keys {
+		n[fold(key)] = key
+	}
+	return n
+}
+
 // at is where the next value starts.
 func (p *parser) at() int {
 	for p.i < len(p.b) && strings.IndexByte(" \t\r\n", p.b[p.i]) >= 0 {
@@ -328,11 +338,11 @@ func (p *parser) next() byte { return p.b[p.at()] }
 // object walks over the members of an object; member must consume the value of
 // each. A key that only differs in case from another, or from one of names, is
 // refused: some readers would take it for the other.
-func (p *parser) object(names []string, member func(key string) error) error {
+func (p *parser) object(names names, member func(key string) error) error {
 	return p.members(false, names, member)
 }
 
-func (p *parser) members(exact bool, names []string, member func(key string) error) error {
+func (p *parser) members(exact bool, names names, member func(key string) error) error {
 	if p.next() != '{' {
 		return fmt.Errorf("it is no object")
 	}
@@ -350,7 +360,7 @@ func (p *parser) members(exact bool, names []string, member func(key string) err
 			return fmt.Errorf("the key %q is there twice", cut(key))
 		}
 		seen[id] = true
-		if !slices.Contains(names, key) && slices.ContainsFunc(names, func(n string) bool { return fold(n) == id }) {
+		if name, known := names[id]; known && name != key {
 			return fmt.Errorf("the key %q is not spelled as it must be", cut(key))
 		}
 		p.at()
