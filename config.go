@@ -33,6 +33,9 @@ type config struct {
 	Database string `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
 	Domain   string `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
+	Platform struct {
+		Key string `yaml:"key"` // file; "" is DATA/platform.key
+	} `yaml:"platform"`
 	TLS struct {
 		Certificate string   `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
 		Key         string   `yaml:"key"`
@@ -85,6 +88,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Listen, "listen", c.Listen, "HOST:PORT of the registry; only this machine can reach the default")
 	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text; auto is the loopback port that follows --listen's (or any, if that is taken; owner.json has it), empty is none")
 	f.StringVar(&c.Database, "database", c.Database, "FILE or postgres://… (default DATA/breakwater.db); several processes may share one PostgreSQL database if they also share DATA")
+	f.StringVar(&c.Platform.Key, "platform-key", "", "file of the platform key, best on another volume than the data (default DATA/platform.key)")
 	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
 	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
 	f.StringVar(&c.TLS.Key, "tls-key", "", "PEM file with its private key")
@@ -133,6 +137,9 @@ func (c *config) check() (err error) {
 	}
 	if c.Database == "" {
 		c.Database = filepath.Join(c.Data, "breakwater.db")
+	}
+	if c.Platform.Key == "" {
+		c.Platform.Key = filepath.Join(c.Data, "platform.key")
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)

@@ -138,7 +138,7 @@ func (h *house) unlock(ctx context.Context) error {
 		return err
 	}
 	if _, err := h.rings.Ring(ctx, r.UID); err != nil {
-		return fmt.Errorf("platform.key does not open the registry's keys; it belongs to another database: %w", err)
+		return fmt.Errorf("the platform key does not open the registry's keys; it belongs to another database: %w", err)
 	}
 	return nil
 }

@@ -235,3 +235,30 @@ func TestAForeignPlatformKeyIsRefusedAtTheStart(t *testing.T) {
 		t.Errorf("status %d: %s", status, errs.String())
 	}
 }
+
+// Without its key the data is noise. A new key would only hide that the old one
+// is missing.
+func TestAServerWithoutItsPlatformKeyRefuses(t *testing.T) {
+	data, key := filepath.Join(t.TempDir(), "data"), filepath.Join(t.TempDir(), "key")
+	s := newPatient(t, data, "--platform-key", key)
+	s.start()
+	s.kill()
+	if err := os.Rename(key, key+".away"); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	serve := []string{"serve", "--data", data, "--listen", "localhost:0", "--ops", "", "--platform-key", key}
+	if status := run(t.Context(), serve, &out, &errs); status != failure || !strings.Contains(errs.String(), "put it back") {
+		t.Errorf("status %d: %s", status, errs.String())
+	}
+	if _, err := os.Stat(key); err == nil {
+		t.Error("it made another key")
+	}
+	if err := os.Rename(key+".away", key); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	if got := knocks(t, data); got != http.StatusOK {
+		t.Errorf("with the key again the login is answered with %d", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -57,10 +58,14 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 		log.Error("stopped: the disk can no longer be trusted", "err", err)
 		os.Exit(failure)
 	}
-	if h.platform, err = keys.OpenPlatform(filepath.Join(c.Data, "platform.key")); err != nil {
+	bytes := filepath.Join(c.Data, "objects")
+	if absent(c.Platform.Key) && !absent(bytes) {
+		return nil, fmt.Errorf("the platform key %s is missing, and nothing else opens what lies in %s: put it back, or name it with --platform-key", c.Platform.Key, c.Data)
+	}
+	if h.platform, err = keys.OpenPlatform(c.Platform.Key); err != nil {
 		return nil, fmt.Errorf("platform key: %w", err)
 	}
-	objects, err := object.NewDisk(filepath.Join(c.Data, "objects"), fatal)
+	objects, err := object.NewDisk(bytes, fatal)
 	if err != nil {
 		return nil, fmt.Errorf("object store: %w", err)
 	}
@@ -97,6 +102,11 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
 	})
 	return h, nil
+}
+
+func absent(path string) bool {
+	_, err := os.Stat(path)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // close leaves the rooms from the top down; everything noted is a row then.
