@@ -2,8 +2,8 @@
 // none, in the order in which it was committed (LT-3, LT-4).
 //
 // A change is recorded by Append in its own transaction, what must outlive a power
-// cut by Record, what must outlive this process by Note (docs/decisions/0015). On
-// PostgreSQL all three are rows at once, and concurrent ones share a commit. On SQLite, Record and Note write to a spool and the rows
+// cut by Record, what must outlive this process by Note (docs/decisions/0015). On PostgreSQL all three are rows at once, and concurrent ones
+// share a commit. On SQLite, Record and Note write to a spool and the rows
 // follow within a second; what a killed process leaves there, the next one
 // moves into the table exactly once.
 package ledger
@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,6 +42,7 @@ type Options struct {
 	Key     []byte        // SQLite: 32 bytes that seal the spool
 	Segment int64         // bytes of one spool file; 0 is 16 MiB. The files keep the size that they were made with, or grow.
 	Every   time.Duration // how long a noted event may wait for its row; 0 is one second
+	Wait    time.Duration // SQLite: how long Record and Note wait for room in the spool while rows are on their way; 0 is two seconds
 	Strict  bool          // Note survives a power cut as well, and waits for the disk
 	Fatal   func(error)   // called when durability can no longer be promised; nil logs and ends the process
 }
@@ -62,6 +64,7 @@ type Ledger struct {
 	buffers sync.Pool
 	wake    chan struct{} // something is noted
 	full    chan struct{} // and cannot wait
+	stuck   atomic.Bool   // the last drain failed
 	turn    chan struct{} // held by the one that drains
 	tried   *place        // how far the last drain wanted to get, when it is not known whether it did
 	stop    context.CancelFunc
@@ -81,6 +84,9 @@ func Open(ctx context.Context, d *db.DB, o Options) (*Ledger, error) {
 	}
 	if o.Every == 0 {
 		o.Every = time.Second
+	}
+	if o.Wait == 0 {
+		o.Wait = 2 * time.Second
 	}
 	if o.Fatal == nil {
 		o.Fatal = func(err error) {
@@ -134,7 +140,7 @@ func (l *Ledger) recover(ctx context.Context) error {
 	}
 	if err == nil && damaged > 0 {
 		e := spoolDamaged("files", damaged)
-		_, err = l.write(&e)
+		_, err = l.write(ctx, &e)
 	}
 	return err
 }
@@ -175,7 +181,7 @@ func (l *Ledger) Record(ctx context.Context, e Event) error {
 	if l.spool == nil {
 		return unavailable(l.durable.add(ctx, e.row()))
 	}
-	f, err := l.write(&e)
+	f, err := l.write(ctx, &e)
 	if err != nil {
 		return err
 	}
@@ -184,8 +190,8 @@ func (l *Ledger) Record(ctx context.Context, e Event) error {
 
 // Note returns when the event survives the death of this process (and a power
 // cut, if Strict). On SQLite it waits for no disk, and goes on when the disk is
-// full until the spool is. An error means that there is no record, so there must
-// be no answer.
+// full until the spool is. When reads come faster than their rows, it slows them
+// down. An error means that there is no record, so there must be no answer.
 func (l *Ledger) Note(ctx context.Context, e Event) error {
 	switch {
 	case l.o.Strict:
@@ -193,11 +199,11 @@ func (l *Ledger) Note(ctx context.Context, e Event) error {
 	case l.spool == nil:
 		return unavailable(l.relaxed.add(ctx, e.row()))
 	}
-	_, err := l.write(&e)
+	_, err := l.write(ctx, &e)
 	return err
 }
 
-func (l *Ledger) write(e *Event) (*os.File, error) {
+func (l *Ledger) write(ctx context.Context, e *Event) (*os.File, error) {
 	b, _ := l.buffers.Get().(*[]byte)
 	if b == nil {
 		b = new([]byte)
@@ -206,6 +212,9 @@ func (l *Ledger) write(e *Event) (*os.File, error) {
 	defer l.buffers.Put(b)
 	*b = e.appendRecord(append((*b)[:0], make([]byte, recHead)...))
 	f, noted, err := l.spool.write(*b)
+	if errors.Is(err, errFull) {
+		f, noted, err = l.await(ctx, *b)
+	}
 	if noted == 1 || err != nil {
 		signal(l.wake)
 	}
@@ -213,6 +222,27 @@ func (l *Ledger) write(e *Event) (*os.File, error) {
 		signal(l.full)
 	}
 	return f, unavailable(err)
+}
+
+// await writes b when enough of the spool has its rows, unless that takes too
+// long, or they cannot come.
+func (l *Ledger) await(ctx context.Context, b []byte) (f *os.File, noted int, err error) {
+	late := time.After(l.o.Wait)
+	for {
+		moved := l.spool.moved() // before the attempt: then no move is missed
+		if f, noted, err = l.spool.write(b); !errors.Is(err, errFull) || l.stuck.Load() {
+			return f, noted, err
+		}
+		signal(l.wake)
+		signal(l.full)
+		select {
+		case <-moved:
+		case <-late:
+			return nil, 0, err
+		case <-ctx.Done():
+			return nil, 0, err
+		}
+	}
 }
 
 func signal(c chan<- struct{}) {
@@ -276,6 +306,7 @@ func (l *Ledger) drains(ctx context.Context) {
 			slog.InfoContext(ctx, "noted events are in the table again")
 		}
 		failed = err != nil
+		l.stuck.Store(failed)
 	}
 }
 

@@ -34,8 +34,9 @@ type spool struct {
 	run    uint64
 	files  [2]segment
 	live   *segment
-	done   place // what is in the table already
-	noted  int   // records written since the last mark
+	done   place         // what is in the table already
+	noted  int           // records written since the last mark
+	step   chan struct{} // closed when done moves; nil if nobody waits for that
 }
 
 // A place is how far the records of one use went into the table.
@@ -315,8 +316,22 @@ func (s *spool) pending() (g segment, from place, ok bool) {
 
 func (s *spool) settle(done place) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.done = done
-	s.mu.Unlock()
+	if s.step != nil {
+		close(s.step)
+		s.step = nil
+	}
+}
+
+// moved is closed when the table has more than now.
+func (s *spool) moved() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.step == nil {
+		s.step = make(chan struct{})
+	}
+	return s.step
 }
 
 // mark returns the end of what is noted, and counts from there.

@@ -294,7 +294,7 @@ func stall(t *testing.T, d *db.DB) (release func()) {
 
 func TestASlowDiskDelaysNoNoteAndAFullSpoolRefuses(t *testing.T) {
 	d := dbtest.SQLite(t)
-	l := open(t, d, Options{Segment: small, Every: time.Millisecond})
+	l := open(t, d, Options{Segment: small, Every: time.Millisecond, Wait: 50 * time.Millisecond})
 	release := stall(t, d)
 	n, longest := 0, time.Duration(0)
 	var err error
@@ -317,6 +317,33 @@ func TestASlowDiskDelaysNoNoteAndAFullSpoolRefuses(t *testing.T) {
 	eventually(t, "noting works again", func() bool { return l.Note(t.Context(), pull("r", n)) == nil })
 	if seen := whole(t, events(t, l, Query{Registry: "r"})); len(seen) != n {
 		t.Fatalf("%d events of %d", len(seen), n)
+	}
+}
+
+func TestReadsThatComeFasterThanTheirRowsAreSlowedDown(t *testing.T) {
+	d := dbtest.SQLite(t)
+	l := open(t, d, Options{Segment: small, Every: time.Millisecond, Wait: 10 * time.Second})
+	release := stall(t, d)
+	time.AfterFunc(200*time.Millisecond, release)
+	var wg sync.WaitGroup
+	var n atomic.Int64
+	start := time.Now()
+	for range 8 {
+		wg.Go(func() {
+			for range 250 { // far more than the spool holds
+				if err := l.Note(t.Context(), pull("r", int(n.Add(1)))); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if took := time.Since(start); took < 200*time.Millisecond {
+		t.Errorf("nobody waited: %v", took)
+	}
+	if seen := whole(t, events(t, l, Query{Registry: "r"})); len(seen) != 2000 {
+		t.Fatalf("%d events of 2000", len(seen))
 	}
 }
 
