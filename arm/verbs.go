@@ -181,32 +181,53 @@ func (c change) over(current resource.Resource, created bool) (next resource.Res
 			return next, err
 		}
 	}
-	overlay(whole, c.Properties)
+	if err := overlay(whole, c.Properties); err != nil {
+		return next, err
+	}
 	next.Properties, err = json.Marshal(whole)
 	return next, err
 }
 
 // overlay puts sent over whole: objects are merged, null removes, anything else
-// replaces. The case of names does not matter.
-func overlay(whole, sent map[string]any) {
+// replaces. The case of names does not matter, so a name in two cases is refused:
+// one of the two would win by chance.
+func overlay(whole, sent map[string]any) error {
+	known := make(map[string]string, len(whole)) // names as they are spelled
+	for name := range whole {
+		known[fold(name)] = name
+	}
+	seen := make(map[string]bool, len(sent))
 	for name, value := range sent {
-		for known := range whole {
-			if strings.EqualFold(known, name) {
-				name = known
-			}
+		folded := fold(name)
+		if seen[folded] {
+			return fault.New(fault.BadRequest, "the property %q is there twice", name)
+		}
+		seen[folded] = true
+		if spelled, ok := known[folded]; ok {
+			name = spelled
 		}
 		object, isObject := value.(map[string]any)
-		below, wasObject := whole[name].(map[string]any)
+		below, _ := whole[name].(map[string]any)
 		switch {
 		case value == nil:
 			delete(whole, name)
-		case isObject && wasObject:
-			overlay(below, object)
+		case isObject:
+			if below == nil {
+				below = map[string]any{}
+				whole[name] = below
+			}
+			if err := overlay(below, object); err != nil {
+				return err
+			}
 		default:
 			whole[name] = value
 		}
 	}
+	return nil
 }
+
+// fold is equal for names that encoding/json takes for one.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
 
 func remove(k *Kind, id ref.ID) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
