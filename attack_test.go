@@ -31,3 +31,42 @@ func TestTargetsThatAreNoPathLeadNowhere(t *testing.T) {
 		}
 	}
 }
+
+func TestOperatorsPortIsNotForPagesInABrowser(t *testing.T) {
+	d := openDesk(t)
+	for host, status := range map[string]int{
+		"127.0.0.1:1": 200, "[::1]": 200, "localhost": 200, "LOCALHOST.:80": 200,
+		"evil.example": 421, "localhost.evil.example:80": 421, "127.0.0.1.evil.example": 421,
+	} {
+		for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.client.Ops+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = host
+			a, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Body.Close()
+			if a.StatusCode != status {
+				t.Errorf("%s as %s: %s, want %d", path, host, a.Status, status)
+			}
+		}
+	}
+}
+
+// One body must not mean two things.
+func TestSettingSpelledTwiceIsRefused(t *testing.T) {
+	d := openDesk(t)
+	for _, body := range []string{
+		`{"properties":{"anonymousPullEnabled":true,"AnonymousPullEnabled":false}}`,
+		`{"properties":{"adminUserEnabled":true,"adminU\u017ferEnabled":false}}`,
+		`{"properties":{"new":{"a":1,"A":2}}}`,
+		`{"properties":{"networkRuleSet":{"defaultAction":"Deny","DefaultAction":"Allow"}}}`,
+	} {
+		if r, text := d.ask("PATCH", d.id, body); r.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %s %s", body, r.Status, text)
+		}
+	}
+}
