@@ -8,6 +8,7 @@ package oci
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"breakwater/access"
 	"breakwater/content"
@@ -22,6 +23,8 @@ import (
 type API struct {
 	Content    *content.Store
 	Registries *registry.Store // for the policies of the one that is pushed to
+
+	large atomic.Int32 // manifests under way that are longer than smallManifest
 }
 
 // A kind is a shape of path.

@@ -1,11 +1,13 @@
 package oci
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"breakwater/access"
 	"breakwater/content"
@@ -26,7 +28,8 @@ func (a *API) putManifest(w http.ResponseWriter, r *http.Request, g access.Grant
 	if len(types) > 1 {
 		return fault.New(fault.ManifestInvalid, "the Content-Type header may stand in the request once")
 	}
-	body, err := readManifest(r)
+	body, done, err := a.readManifest(r)
+	defer done()
 	if err != nil {
 		return err
 	}
@@ -75,20 +78,34 @@ func queryTags(r *http.Request, reference ref.Reference) ([]ref.Tag, error) {
 	return tags, nil
 }
 
-func readManifest(r *http.Request) ([]byte, error) {
+// A manifest lies in memory as a whole, and what is made of it to understand it
+// takes many times its room. Almost all are small; of the others some are taken at
+// a time, so that slow or greedy clients cannot use up the memory.
+const (
+	smallManifest  = 64 << 10
+	largeManifests = 16
+)
+
+// readManifest takes room as the bytes come: what a header says costs nothing. The
+// caller calls done when it has no more use for the body.
+func (a *API) readManifest(r *http.Request) (body []byte, done func(), err error) {
+	done = func() {}
 	if r.ContentLength > content.MaxManifest {
-		return nil, manifestTooLarge()
+		return nil, done, manifestTooLarge()
 	}
-	if r.ContentLength >= 0 {
-		body := make([]byte, r.ContentLength)
-		_, err := io.ReadFull(r.Body, body)
-		return body, err
+	var b bytes.Buffer
+	b.Grow(int(min(max(r.ContentLength, 0), smallManifest)) + bytes.MinRead)
+	if _, err = b.ReadFrom(io.LimitReader(r.Body, smallManifest+1)); err == nil && b.Len() > smallManifest {
+		done = func() { a.large.Add(-1) }
+		if a.large.Add(1) > largeManifests {
+			return nil, done, fault.New(fault.TooManyRequests, "many large manifests are on their way; try again").After(time.Second)
+		}
+		_, err = b.ReadFrom(io.LimitReader(r.Body, content.MaxManifest+1-int64(b.Len())))
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, content.MaxManifest+1))
-	if err == nil && len(body) > content.MaxManifest {
+	if err == nil && b.Len() > content.MaxManifest {
 		err = manifestTooLarge()
 	}
-	return body, err
+	return b.Bytes(), done, err
 }
 
 func manifestTooLarge() error {
