@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"breakwater/access"
@@ -104,15 +105,53 @@ func (a *API) headBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q
 	return nil
 }
 
-// serve answers with the content or one range of it. Many ranges are ignored, as
-// RFC 9110 allows: http.ServeContent reads them in a goroutine that outlives the
-// request when the client leaves, and then holds a buffer that is another's. They
-// would also cost a sealed segment for each byte that is asked for.
+// maxRanges is how many ranges one request may ask for. More are ignored, as RFC
+// 9110 allows: each may cost a sealed segment for a single byte.
+const maxRanges = 16
+
+// serve answers with the content or with ranges of it. Several ranges are read in
+// a goroutine that http.ServeContent does not wait for when the client leaves.
 func serve(w http.ResponseWriter, r *http.Request, c io.ReadSeeker) {
-	if strings.Contains(r.Header.Get("Range"), ",") {
+	switch commas := strings.Count(r.Header.Get("Range"), ","); {
+	case commas >= maxRanges:
 		r.Header.Del("Range")
+	case commas > 0:
+		l := &lease{c: c}
+		defer l.end()
+		c = l
 	}
 	http.ServeContent(w, r, "", time.Time{}, c)
+}
+
+// A lease lets go of its content when it ends, whoever still reads: a buffer of
+// this request may be another's a moment later.
+type lease struct {
+	mu sync.Mutex
+	c  io.ReadSeeker // nil when the lease has ended
+}
+
+func (l *lease) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.c == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return l.c.Read(p)
+}
+
+func (l *lease) Seek(offset int64, whence int) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.c == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return l.c.Seek(offset, whence)
+}
+
+func (l *lease) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.c = nil
 }
 
 // nothing has a size and no bytes: the content of an answer to HEAD.

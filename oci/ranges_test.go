@@ -12,25 +12,25 @@ import (
 	"breakwater/db/dbtest"
 )
 
-// http.ServeContent reads many ranges in a goroutine that it does not wait for.
-// A client that leaves in the middle would let it go on with a buffer that is
-// somebody else's by then. So an answer has one range or all of the content.
-func TestManyRangesAreAnsweredWithTheWhole(t *testing.T) {
+// http.ServeContent reads several ranges in a goroutine that it does not wait for.
+// A client that leaves in the middle must not let it go on with a buffer that is
+// somebody else's by then: the race detector sees it.
+func TestRangesEndWithTheirRequest(t *testing.T) {
 	t.Parallel()
 	s := serve(t, dbtest.SQLite(t))
 	c := s.login(t, s.OwnerName, s.OwnerPassword)
 	body := random(3 << 20)
 	path := "/v2/team/api/blobs/" + string(c.pushBlob("team/api", body).Digest)
-	for _, ranges := range []string{"bytes=0-1,5-6", "bytes=0-1, 5-6", "bytes=-1,0-0", "bytes=0-0,"} {
-		a := c.do("GET", path, nil, header("Range", ranges)).want(t, http.StatusOK)
-		if !bytes.Equal(a.body, body) || a.Header.Get("Content-Range") != "" {
-			t.Errorf("%s: %d bytes, Content-Range %q", ranges, len(a.body), a.Header.Get("Content-Range"))
-		}
-		c.do("HEAD", path, nil, header("Range", ranges)).want(t, http.StatusOK)
+	a := c.do("GET", path, nil, header("Range", "bytes=0-1,100000-100009")).want(t, http.StatusPartialContent)
+	if !bytes.Contains(a.body, body[100000:100010]) {
+		t.Errorf("two ranges: %v", a.Header)
 	}
-	c.do("GET", path, nil, header("Range", "bytes=1-2")).want(t, http.StatusPartialContent)
+	a = c.do("GET", path, nil, header("Range", "bytes=0-0"+strings.Repeat(",9-9", 16))).want(t, http.StatusOK)
+	if !bytes.Equal(a.body, body) {
+		t.Errorf("more ranges than are answered: %d bytes", len(a.body))
+	}
 
-	many := "bytes=" + strings.Repeat("0-99999,200000-299999,", 10) + "0-0"
+	many := "bytes=" + strings.Repeat("0-199999,200000-399999,", 7) + "0-0"
 	var clients sync.WaitGroup
 	for range 20 {
 		clients.Go(func() {
