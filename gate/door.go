@@ -38,7 +38,7 @@ func New(o Options) *Gate {
 		l.Requests = 2048
 	}
 	if l.Caller == 0 {
-		l.Caller = 10_000
+		l.Caller = 20_000
 	}
 	if l.Stranger == 0 {
 		l.Stranger = 1_000

@@ -95,7 +95,7 @@ type Options struct {
 // Limits are what one caller may take of the server. Zero values are sensible.
 type Limits struct {
 	Requests int           // under way at once; 0 is 2,048
-	Caller   float64       // requests per second of one identity; 0 is 10,000
+	Caller   float64       // requests per second of one identity; 0 is 20,000
 	Stranger float64       // refused or anonymous requests per second of one address; 0 is 1,000
 	Stall    time.Duration // a body or answer moves 1 KiB for each second of this; 0 is one minute
 }
