@@ -82,7 +82,9 @@ func TestTheControlPlaneAnswersAsResourceManagerDoes(t *testing.T) {
 		{"GET", group + "/providers/Microsoft.ContainerRegistry/registries", "", nil, 200, d.id},
 		{"GET", "/subscriptions/00000000-0000-0000-0000-000000000000/providers/Microsoft.ContainerRegistry/registries", "", nil, 200, `{"value":[]}`},
 
-		{"PATCH", d.id, `{"properties":{"anonymousPullEnabled":true,"nonsense":1,"loginServer":"evil.example.com"},"id":"/x","sku":{"name":"Premium"}}`, nil, 200, `"loginServer":"localhost:`},
+		{"PATCH", d.id, `{"properties":{"anonymousPullEnabled":true,"loginServer":"evil.example.com"},"id":"/x","sku":{"name":"Premium"}}`, nil, 200, `"loginServer":"localhost:`},
+		{"PATCH", d.id, `{"properties":{"publicNetworkAcess":"Disabled"}}`, nil, 409, `"code":"NotImplemented","message":"this server has no property \"publicNetworkAcess\"`},
+		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"ipRule":[]}}}`, nil, 409, `no property \"ipRule\"`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"ipRules":[{"action":"Allow","value":"192.0.2.0/24"}]}}}`, nil, 200, `"anonymousPullEnabled":true`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"defaultAction":"Deny"}}}`, nil, 200, `192.0.2.0/24`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"defaultAction":"Allow","ipRules":[]}}}`, nil, 200, `"defaultAction":"Allow"`},
@@ -112,6 +114,7 @@ func TestTheControlPlaneAnswersAsResourceManagerDoes(t *testing.T) {
 		{"PATCH", d.id + "/tokens/ci", `{"properties":{"credentials":{"passwords":[{"name":"password1"}]}}}`, nil, 200, `"passwords":[{"name":"password1"`},
 		{"PATCH", d.id + "/tokens/ci", `{"properties":{"status":"disabled"}}`, nil, 200, `"passwords":[{"name":"password1"`},
 		{"POST", d.id + "/generateCredentials", `{"tokenId":"/x/tokens/ci"}`, nil, 400, `"error"`},
+		{"POST", d.id + "/generateCredentials", `{"tokenId":"` + d.id + `/tokens/ci","expires":"2027-01-01T00:00:00Z"}`, nil, 409, `no property \"expires\"`},
 		{"POST", d.id + "/generateCredentials", `{"tokenId":"` + d.id + `/tokens/nobody"}`, nil, 404, `"error"`},
 		{"GET", d.id + "/generateCredentials", "", nil, 405, `"error"`},
 		{"POST", d.id + "/regenerateCredential", `{"name":"password"}`, nil, 200, `"username":"breakwater","passwords":[{"name":"password",`},

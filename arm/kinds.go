@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -85,10 +86,11 @@ func Registries(regs *registry.Store, s *access.Store) Kind {
 			return docs[:min(limit, len(docs))], nil
 		},
 		Put: func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error) {
-			var p registry.Properties
-			if err := properties(next, &p); err != nil {
+			var v registryView
+			if err := understand(next.Properties, &v); err != nil {
 				return next, err
 			}
+			p := v.Properties
 			var r *registry.Registry
 			var err error
 			if ifMatch == resource.Absent {
@@ -107,8 +109,8 @@ func Registries(regs *registry.Store, s *access.Store) Kind {
 		Actions: []Action{generateCredentials(s), {Name: "regenerateCredential", Right: access.RegenerateCredential,
 			Run: func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error) {
 				var wanted struct{ Name string }
-				if err := json.Unmarshal(body, &wanted); err != nil {
-					return nil, malformed(err)
+				if err := understand(body, &wanted); err != nil {
+					return nil, err
 				}
 				name := wanted.Name
 				if name == "password" { // Azure calls the admin user's first one so
@@ -124,6 +126,15 @@ func Registries(regs *registry.Store, s *access.Store) Kind {
 	}
 }
 
+// A registryView is what the API shows of a registry; what is beside its
+// Properties is not the caller's to set, and is ignored when it is sent back.
+type registryView struct {
+	registry.Properties
+	LoginServer       string    `json:"loginServer"`
+	CreationDate      time.Time `json:"creationDate"`
+	ProvisioningState string    `json:"provisioningState"`
+}
+
 // registryShown has every property, with the value that holds where none is
 // stored: policies and clients look at all of them.
 func registryShown(r *registry.Registry) (resource.Resource, error) {
@@ -132,12 +143,7 @@ func registryShown(r *registry.Registry) (resource.Resource, error) {
 	fill(&p.RuleSet.DefaultAction, network.Allow)
 	fill(&p.RoleAssignmentMode, access.Legacy)
 	fill(&p.Policies.SparseManifests.Status, "disabled")
-	text, err := json.Marshal(struct {
-		LoginServer       string    `json:"loginServer"`
-		CreationDate      time.Time `json:"creationDate"`
-		ProvisioningState string    `json:"provisioningState"`
-		registry.Properties
-	}{r.LoginServer, r.System.CreatedAt, succeeded, p})
+	text, err := json.Marshal(registryView{p, r.LoginServer, r.System.CreatedAt, succeeded})
 	return resource.Resource{
 		ID: r.ID, Type: registry.Type, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System, Properties: text,
 	}, err
@@ -154,6 +160,11 @@ const succeeded = "Succeeded"
 
 // ScopeMaps is the kind of scope maps.
 func ScopeMaps(s *access.Store) Kind {
+	type scopeMapView struct {
+		access.ScopeMapProperties
+		CreationDate      time.Time `json:"creationDate"`
+		ProvisioningState string    `json:"provisioningState"`
+	}
 	shown := func(m access.ScopeMap, err error) (resource.Resource, error) {
 		if err != nil {
 			return resource.Resource{}, err
@@ -161,11 +172,7 @@ func ScopeMaps(s *access.Store) Kind {
 		if m.Actions == nil {
 			m.Actions = []string{}
 		}
-		text, err := json.Marshal(struct {
-			access.ScopeMapProperties
-			CreationDate      time.Time `json:"creationDate"`
-			ProvisioningState string    `json:"provisioningState"`
-		}{m.ScopeMapProperties, m.System.CreatedAt, succeeded})
+		text, err := json.Marshal(scopeMapView{m.ScopeMapProperties, m.System.CreatedAt, succeeded})
 		return resource.Resource{ID: m.ID, Etag: m.Etag, System: m.System, Properties: text}, err
 	}
 	return Kind{
@@ -184,14 +191,14 @@ func ScopeMaps(s *access.Store) Kind {
 			return each(all, err, shown)
 		},
 		Put: func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error) {
-			var p access.ScopeMapProperties
+			var v scopeMapView
 			if err := ours(g, next.ID); err != nil {
 				return next, err
 			}
-			if err := properties(next, &p); err != nil {
+			if err := understand(next.Properties, &v); err != nil {
 				return next, err
 			}
-			return shown(s.PutScopeMap(ctx, g, next.ID.Name(), p.Description, p.Actions, ifMatch))
+			return shown(s.PutScopeMap(ctx, g, next.ID.Name(), v.Description, v.Actions, ifMatch))
 		},
 		Remove: func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
 			if err := ours(g, id); err != nil {
@@ -261,7 +268,7 @@ func Tokens(s *access.Store) Kind {
 			if err := ours(g, next.ID); err != nil {
 				return next, err
 			}
-			if err := properties(next, &v); err != nil {
+			if err := understand(next.Properties, &v); err != nil {
 				return next, err
 			}
 			t, err := s.PutToken(ctx, g, next.ID.Name(), v.ScopeMapID, v.Status, ifMatch)
@@ -299,8 +306,8 @@ func generateCredentials(s *access.Store) Action {
 				Expiry  time.Time
 				Name    string
 			}
-			if err := json.Unmarshal(body, &wanted); err != nil {
-				return nil, malformed(err)
+			if err := understand(body, &wanted); err != nil {
+				return nil, err
 			}
 			if id.Key() != g.RegistryID().Key() {
 				return nil, absent(registry.Type)
@@ -334,11 +341,19 @@ func ours(g access.Grant, id ref.ID) error {
 	return nil
 }
 
-func properties(r resource.Resource, into any) error {
-	if err := json.Unmarshal(r.Properties, into); err != nil {
-		return malformed(err)
+// understand takes what a caller sent. A name that nothing here has is refused: a
+// setting that silently does nothing, such as a misspelt one, is worse than none.
+func understand(sent json.RawMessage, into any) error {
+	d := json.NewDecoder(bytes.NewReader(sent))
+	d.DisallowUnknownFields()
+	err := d.Decode(into)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fault.New(fault.NotImplemented, "this server has no property %s; leave it out, because nothing would come of it", name)
+	}
+	return malformed(err)
 }
 
 func malformed(err error) error {

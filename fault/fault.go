@@ -30,6 +30,7 @@ const (
 	TooManyRequests
 	Unavailable
 	StorageFull
+	NotImplemented
 	RequestTimeout
 	URITooLong
 
@@ -74,6 +75,7 @@ var rows = [...]Row{
 	TooManyRequests:  {"TooManyRequests", http.StatusTooManyRequests, "TOOMANYREQUESTS", "TooManyRequests"},
 	Unavailable:      {"Unavailable", http.StatusServiceUnavailable, "UNSUPPORTED", "ServiceUnavailable"},
 	StorageFull:      {"StorageFull", http.StatusInsufficientStorage, "DENIED", "StorageFull"},
+	NotImplemented:   {"NotImplemented", http.StatusConflict, "UNSUPPORTED", "NotImplemented"},
 	RequestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "UNSUPPORTED", "RequestTimeout"},
 	URITooLong:       {"URITooLong", http.StatusRequestURITooLong, "UNSUPPORTED", "RequestUriTooLong"},
 
