@@ -24,6 +24,7 @@ import (
 	"breakwater/ledger"
 	"breakwater/object"
 	"breakwater/oci"
+	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
 )
@@ -86,6 +87,7 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"),
+		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]),
 	})
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/gate"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/resource"
@@ -128,7 +129,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 			return gate.Call{}, notOffered(r.Method)
 		}
 		return gate.Call{
-			Operation: string(of.Read), Category: ledger.Administrative, Read: true, Control: true,
+			Operation: string(of.Read), Category: ledger.Administrative, Read: true, Plane: identity.ControlPlane,
 			Needs:   []gate.Need{{Action: of.Read, Scope: scope(t.ID)}},
 			Handler: list(of, t.ID),
 		}, nil
@@ -142,7 +143,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 				return gate.Call{}, notOffered(r.Method)
 			}
 			return gate.Call{
-				Operation: string(action.Right), Category: ledger.Administrative, Control: true,
+				Operation: string(action.Right), Category: ledger.Administrative, Plane: identity.ControlPlane,
 				Needs:   []gate.Need{{Action: action.Right, Scope: scope(t.ID)}},
 				Handler: act(action, t.ID),
 			}, nil
@@ -152,7 +153,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 }
 
 func one(r *http.Request, k *Kind, t target) (gate.Call, error) {
-	call := gate.Call{Category: ledger.Administrative, Control: true}
+	call := gate.Call{Category: ledger.Administrative, Plane: identity.ControlPlane}
 	var right access.Action
 	switch r.Method {
 	case http.MethodGet:

@@ -10,6 +10,7 @@ import (
 	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/gate"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
 )
@@ -26,7 +27,7 @@ func (a *API) routeEvents(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, notOffered(r.Method)
 	}
 	return gate.Call{
-		Operation: string(access.EventRead), Category: ledger.Administrative, Read: true, Control: true,
+		Operation: string(access.EventRead), Category: ledger.Administrative, Read: true, Plane: identity.ControlPlane,
 		Needs:   []gate.Need{{Action: access.EventRead}},
 		Handler: a.events,
 	}, nil

@@ -136,7 +136,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if v.registry, err = g.o.Registries.ByHost(ctx, r.Host); err != nil {
 		return g.stranger(v, err)
 	}
-	if !v.call.Control {
+	if v.call.Plane == identity.ContentPlane {
 		if err := v.registry.Allow(v.origin); err != nil {
 			return g.stranger(v, err)
 		}
@@ -179,7 +179,7 @@ func (g *Gate) identify(ctx context.Context, v *visit, r *http.Request) (err err
 		shown = &of
 	}
 	v.shown = !shown.None()
-	if v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), *shown, v.origin); err != nil {
+	if v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), v.call.Plane, *shown, v.origin); err != nil {
 		return g.stranger(v, err)
 	}
 	if v.principal.ID == "" {

@@ -57,9 +57,9 @@ type Call struct {
 	// Anyone lets a caller in that has shown no credential and asks for nothing.
 	// Without it a call that has no Needs still wants to know who calls.
 	Anyone bool
-	// Control is set by the control plane: the registry's network rules are for its
-	// data, or their owner could not correct them.
-	Control bool
+	// Plane is the API that is called. The registry's network rules are for its
+	// content alone, or their owner could not correct them.
+	Plane identity.Plane
 	// Credentials are those of the body, if that is where the dialect puts them; nil
 	// takes those of the header.
 	Credentials *identity.Credentials

@@ -19,6 +19,7 @@ import (
 	"breakwater/fault"
 	"breakwater/gate"
 	"breakwater/gate/gatetest"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/network"
 	"breakwater/ref"
@@ -91,7 +92,7 @@ func (hall) Route(r *http.Request) (gate.Call, error) {
 		call.Needs = nil
 		call.Handler = func(http.ResponseWriter, *http.Request, access.Grant) error { return nil }
 	case "/control":
-		call.Control = true
+		call.Plane = identity.ControlPlane
 		call.Handler = func(http.ResponseWriter, *http.Request, access.Grant) error { return nil }
 	default:
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")

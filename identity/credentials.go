@@ -26,16 +26,40 @@ type Secret string
 func (Secret) Format(f fmt.State, _ rune)   { io.WriteString(f, "[secret]") }
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
-// Credentials are what a caller shows: nothing, a user name and a password, or a
-// bearer token.
+// A Method is how something is shown.
+type Method int
+
+const (
+	Nothing           Method = iota
+	Basic                    // RFC 7617: a password, or a token in its place
+	Bearer                   // RFC 6750
+	ClientSecret             // RFC 6749, 2.3.1
+	ClientAssertion          // RFC 7521: signed with the client's key, or by an issuer that the client trusts
+	ExternalToken            // an access token that shall become one of the registry's
+	RefreshToken             // RFC 6749, 6: of the authority
+	AuthorizationCode        // RFC 7636
+	DeviceCode               // RFC 8628
+	HostIdentity             // nothing but the listener: a managed identity of this host
+)
+
+// Credentials are what a caller shows. The zero Credentials are nothing.
 type Credentials struct {
-	Username string
-	Password Secret
-	Bearer   Secret
+	Method   Method
+	Name     string   // of the user, or the client id
+	Secret   Secret   // password, token, assertion or code
+	Verifier Secret   // of an authorization code (RFC 7636)
+	Redirect string   // redirect_uri of an authorization code
+	Audience []string // who an assertion may be for: the URLs of the token endpoint that was asked
+	Resource string   // what a managed identity wants a token for
 }
 
 // None reports whether nothing was shown.
-func (c Credentials) None() bool { return c == Credentials{} }
+func (c Credentials) None() bool { return c.Method == Nothing }
+
+// guessable reports whether the secret could be found by trying.
+func (c Credentials) guessable() bool {
+	return c.Method == ClientSecret || c.Method == Basic && c.Name != RefreshUser
+}
 
 // FromRequest reads the Authorization header. No header is no credentials; a
 // header that cannot be read, or two of them, is Unauthenticated: who shows
@@ -62,7 +86,7 @@ func ParseAuthorization(value string) (Credentials, error) {
 		if strings.Trim(rest, tokenAlphabet) != "" {
 			return Credentials{}, malformed()
 		}
-		return Credentials{Bearer: Secret(rest)}, nil
+		return Credentials{Method: Bearer, Secret: Secret(rest)}, nil
 	case strings.EqualFold(scheme, "Basic"):
 		raw, err := base64.StdEncoding.Strict().DecodeString(rest)
 		if err != nil {
@@ -86,7 +110,7 @@ func NewBasic(user, password string) (Credentials, error) {
 	if user == "" || len(user) > maxUsername || len(password) > maxPassword || hasControl(user) || hasControl(password) {
 		return Credentials{}, malformed()
 	}
-	return Credentials{Username: user, Password: Secret(password)}, nil
+	return Credentials{Method: Basic, Name: user, Secret: Secret(password)}, nil
 }
 
 func hasControl(s string) bool {

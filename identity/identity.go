@@ -7,6 +7,8 @@
 package identity
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"time"
 
 	"breakwater/ledger"
@@ -17,11 +19,14 @@ import (
 type Kind string
 
 const (
-	User      Kind = "user"      // a person of this server's directory, such as the owner
-	Token     Kind = "token"     // a repository token of one registry
-	Admin     Kind = "admin"     // the admin user of one registry
-	Anonymous Kind = "anonymous" // nobody in particular
-	Server    Kind = "server"    // this process, when it acts without being asked
+	User             Kind = "user"             // a person of this server's directory, such as the owner
+	ServicePrincipal Kind = "servicePrincipal" // an application of this server's directory
+	ManagedIdentity  Kind = "managedIdentity"  // a workload that this server knows; it has no secret
+	Federated        Kind = "federated"        // somebody whom an external issuer vouches for
+	Token            Kind = "token"            // a repository token of one registry
+	Admin            Kind = "admin"            // the admin user of one registry
+	Anonymous        Kind = "anonymous"        // nobody in particular
+	Server           Kind = "server"           // this process, when it acts without being asked
 )
 
 // A Principal is a caller whose identity is proven. The zero Principal is not
@@ -30,12 +35,50 @@ type Principal struct {
 	ID         string    // random and never reused: an account that is created again is another principal; "" if anonymous
 	Kind       Kind      //
 	Name       string    // what the account is called, for people
-	Account    ref.ID    // the account's document; for the admin user, its registry
-	Registry   string    // UID of the one registry where a token or admin user exists; "" for a user
-	Credential string    // the password that was shown, or that the shown token descends from
+	Account    ref.ID    // the account's document; for the admin user its registry, for the federated their issuer
+	Registry   string    // UID of the one registry where a token or admin user exists; "" elsewhere
+	Client     string    // client id of the application, its own or the one it signed in through; "" if none
+	Groups     []string  // ids of the groups that it was in when it signed in, sorted
+	Credential string    // what was shown, or what the shown token descends from: a password, a certificate, an issuer …
 	Until      time.Time // when that credential ends; zero for never
 	Ceiling    *Ceiling  // nil: none
+
+	Authentication Authentication
 }
+
+// Authentication is how and when a caller proved itself: what conditions judge
+// (IM-7). A token carries that of the sign-in that it descends from.
+type Authentication struct {
+	Time   time.Time           `json:"time,omitzero"`    // of the sign-in; zero: just now
+	Issuer string              `json:"issuer,omitempty"` // URL of who vouched for it; "" for this server
+	ACR    string              `json:"acr,omitempty"`    // authentication context class (OpenID Connect Core)
+	AMR    []string            `json:"amr,omitempty"`    // methods, as RFC 8176 calls them: pwd, otp, mfa …
+	Claims map[string][]string `json:"claims,omitempty"` // those of the issuer's token that its document keeps
+}
+
+// FederatedID is the id of the principal or group that a claim of an issuer's
+// token names. It follows from what names it, so that something can be assigned
+// to it before it has ever signed in; and from the issuer's UID, so that an issuer
+// that is made again vouches for others.
+func FederatedID(issuerUID, claim, value string) string {
+	text := make([]byte, 0, 128)
+	for _, part := range [...]string{issuerUID, claim, value} {
+		text = binary.BigEndian.AppendUint32(text, uint32(len(part)))
+		text = append(text, part...)
+	}
+	sum := sha256.Sum256(text)
+	return ref.DerivedGUID(sum[:16])
+}
+
+// A Plane is the API at which a caller stands. What opens one is nothing at
+// another.
+type Plane int
+
+const (
+	ContentPlane   Plane = iota // /v2/ and the registry's token endpoint
+	ControlPlane                // resources
+	AuthorityPlane              // the token issuer
+)
 
 // ThisServer is the process itself: who did what nobody asked for.
 func ThisServer() Principal { return Principal{ID: "server", Kind: Server, Name: "breakwater"} }

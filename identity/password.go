@@ -261,7 +261,7 @@ func (s *Store) shown(parts ...string) shown {
 
 // password proves a user name and password.
 func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal, error) {
-	key := s.shown(r.UID, c.Username, string(c.Password))
+	key := s.shown(r.UID, c.Name, string(c.Secret))
 	return s.proven.Get(ctx, s.o.Documents, key, func(ctx context.Context) (Principal, error) {
 		h, id, ok := s.recognize(r, c)
 		if !ok {
@@ -275,7 +275,7 @@ func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal
 		if !ok {
 			return Principal{}, refused()
 		}
-		if ok, err := s.matches(ctx, key, c.Password, v); err != nil || !ok {
+		if ok, err := s.matches(ctx, key, c.Secret, v); err != nil || !ok {
 			return Principal{}, cmp.Or(err, refused())
 		}
 		return a.principal(v), nil
@@ -285,17 +285,17 @@ func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal
 // recognize tells whose password this is, if this server made it. It looks
 // nothing up, so it takes the same time for every account, real or not.
 func (s *Store) recognize(r Realm, c Credentials) (found Holder, id string, ok bool) {
-	if len(c.Password) != passwordRandom+passwordCheck || !ValidName(c.Username) {
+	if len(c.Secret) != passwordRandom+passwordCheck || !ValidName(c.Name) {
 		return Holder{}, "", false
 	}
-	chance, check := string(c.Password[:passwordRandom]), string(c.Password[passwordRandom:])
+	chance, check := string(c.Secret[:passwordRandom]), string(c.Secret[passwordRandom:])
 	for _, h := range [...]Holder{
 		{Admin, r.ID},
-		{Token, TokenID(r.ID, c.Username)},
-		{User, UserID(c.Username)},
+		{Token, TokenID(r.ID, c.Name)},
+		{User, UserID(c.Name)},
 	} {
 		want, name := s.seal(h, chance)
-		if subtle.ConstantTimeCompare([]byte(want), []byte(check)) == 1 && (h.kind != Admin || strings.EqualFold(c.Username, r.Name)) {
+		if subtle.ConstantTimeCompare([]byte(want), []byte(check)) == 1 && (h.kind != Admin || strings.EqualFold(c.Name, r.Name)) {
 			found, id, ok = h, name, true
 		}
 	}
@@ -355,8 +355,11 @@ func (a *account) verifier(id string) (verifier, bool) {
 	return a.passwords[at], true
 }
 
+var passwordMethods = []string{"pwd"} // RFC 8176
+
 func (a *account) principal(v verifier) Principal {
 	p := a.Principal
 	p.Credential, p.Until = v.ID, v.Expiry
+	p.Authentication.AMR = passwordMethods
 	return p
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -33,15 +34,15 @@ func TestPasswordsProveAccounts(t *testing.T) {
 				t.Errorf("%s exists in %q", row.kind, p.Registry)
 			}
 			upper := c
-			upper.Username = strings.ToUpper(c.Username)
-			if again := w.known(shop, upper); again != p {
-				t.Errorf("another spelling of %s is another principal", c.Username)
+			upper.Name = strings.ToUpper(c.Name)
+			if again := w.known(shop, upper); !reflect.DeepEqual(again, p) {
+				t.Errorf("another spelling of %s is another principal", c.Name)
 			}
-			w.unknown(shop, Credentials{Username: "other", Password: c.Password}, "the password belongs to another account")
+			w.unknown(shop, Credentials{Method: Basic, Name: "other", Secret: c.Secret}, "the password belongs to another account")
 			other := shop
 			other.UID, other.ID, other.Name = "registry-2", other.ID+"2", "shop2"
 			if row.kind != User {
-				c.Username = strings.Replace(c.Username, "shop", "shop2", 1)
+				c.Name = strings.Replace(c.Name, "shop", "shop2", 1)
 				w.unknown(other, c, "the password belongs to another registry")
 			}
 		}
@@ -159,8 +160,8 @@ func TestGuessesAreSlowedDownAndValidPasswordsAreNot(t *testing.T) {
 	c := w.make(UserHolder("owner"))
 	refused, slowed := 0, 0
 	for i := range 40 {
-		guess := Credentials{Username: "owner", Password: Secret(fmt.Sprintf("%048d", i))}
-		_, err := w.Authenticate(t.Context(), shop, guess, here)
+		guess := Credentials{Method: Basic, Name: "owner", Secret: Secret(fmt.Sprintf("%048d", i))}
+		_, err := w.Authenticate(t.Context(), shop, ContentPlane, guess, here)
 		switch f := fault.From(err); f.Code {
 		case fault.Unauthenticated:
 			refused++
@@ -179,16 +180,16 @@ func TestGuessesAreSlowedDownAndValidPasswordsAreNot(t *testing.T) {
 	fresh := w.password(UserHolder("owner"), "password2", time.Time{})
 	w.known(shop, fresh) // one that nobody has shown before
 	there := network.Origin{Addr: netip.MustParseAddr("203.0.113.10")}
-	if _, err := w.Authenticate(t.Context(), shop, Credentials{Username: "owner", Password: "x"}, there); fault.Of(err) != fault.Unauthenticated {
+	if _, err := w.Authenticate(t.Context(), shop, ContentPlane, Credentials{Method: Basic, Name: "owner", Secret: "x"}, there); fault.Of(err) != fault.Unauthenticated {
 		t.Errorf("a guess from elsewhere: %v", err)
 	}
-	if _, err := w.Authenticate(t.Context(), shop, Credentials{Username: "ci", Password: "x"}, here); fault.Of(err) != fault.Unauthenticated {
+	if _, err := w.Authenticate(t.Context(), shop, ContentPlane, Credentials{Method: Basic, Name: "ci", Secret: "x"}, here); fault.Of(err) != fault.Unauthenticated {
 		t.Errorf("a guess at another account: %v", err)
 	}
 	// One caller of IPv6 has as many addresses as it likes.
 	for i := range 2 * guessBurst {
 		a := network.Origin{Addr: netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1))}
-		if _, err := w.Authenticate(t.Context(), shop, Credentials{Username: "owner", Password: "x"}, a); i > guessBurst && fault.Of(err) != fault.TooManyRequests {
+		if _, err := w.Authenticate(t.Context(), shop, ContentPlane, Credentials{Method: Basic, Name: "owner", Secret: "x"}, a); i > guessBurst && fault.Of(err) != fault.TooManyRequests {
 			t.Errorf("guess %d: %v", i, err)
 		}
 	}
@@ -197,7 +198,7 @@ func TestGuessesAreSlowedDownAndValidPasswordsAreNot(t *testing.T) {
 func TestGuessesAreForgottenWithTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s Store
-		c := Credentials{Username: "owner"}
+		c := Credentials{Method: Basic, Name: "owner"}
 		for i := range 2 * guessBurst {
 			if wait := s.guess(shop, c, here); (wait > 0) != (i >= guessBurst) {
 				t.Fatalf("guess %d waits %v", i, wait)
@@ -224,7 +225,7 @@ func TestGuessesAreForgottenWithTime(t *testing.T) {
 func TestManyGuessersAreForgottenInTurn(t *testing.T) {
 	var s Store
 	for i := range 10 * maxRecent {
-		s.guess(shop, Credentials{Username: fmt.Sprint(i)}, here)
+		s.guess(shop, Credentials{Method: Basic, Name: fmt.Sprint(i)}, here)
 	}
 	if n := len(s.guesses.young) + len(s.guesses.old); n > 2*maxRecent {
 		t.Errorf("%d guessers are remembered", n)
@@ -237,16 +238,16 @@ func TestGuessesNeverReachTheSlowHash(t *testing.T) {
 	w.hashing <- struct{}{} // as if two others were hashing
 	w.hashing <- struct{}{}
 	for _, guess := range []Credentials{
-		{Username: "owner", Password: c.Password[:len(c.Password)-1] + "!"},
-		{Username: "owner", Password: Secret(strings.Repeat("A", len(c.Password)))},
-		{Username: "nobody", Password: c.Password},
-		{Username: "../owner", Password: c.Password},
+		{Method: Basic, Name: "owner", Secret: c.Secret[:len(c.Secret)-1] + "!"},
+		{Method: Basic, Name: "owner", Secret: Secret(strings.Repeat("A", len(c.Secret)))},
+		{Method: Basic, Name: "nobody", Secret: c.Secret},
+		{Method: Basic, Name: "../owner", Secret: c.Secret},
 	} {
 		w.unknown(shop, guess, "it is a guess")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := w.Authenticate(ctx, shop, c, here); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := w.Authenticate(ctx, shop, ContentPlane, c, here); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the first time, a password is hashed: %v", err)
 	}
 	<-w.hashing
@@ -265,7 +266,7 @@ func TestManyAtOnceAreHashedOnce(t *testing.T) {
 	start := time.Now()
 	for range 64 {
 		wg.Go(func() {
-			if _, err := w.Authenticate(t.Context(), shop, c, here); err != nil {
+			if _, err := w.Authenticate(t.Context(), shop, ContentPlane, c, here); err != nil {
 				t.Error(err)
 			}
 		})
@@ -280,7 +281,7 @@ func TestManyAtOnceAreHashedOnce(t *testing.T) {
 
 func BenchmarkGuess(b *testing.B) {
 	w := open(b, dbtest.SQLite(b))
-	guess := Credentials{Username: "owner", Password: Secret(strings.Repeat("A", passwordRandom+passwordCheck))}
+	guess := Credentials{Method: Basic, Name: "owner", Secret: Secret(strings.Repeat("A", passwordRandom+passwordCheck))}
 	for b.Loop() {
 		if _, _, ok := w.recognize(shop, guess); ok {
 			b.Fatal("a guess was right")

@@ -72,7 +72,7 @@ func (s *Store) guess(r Realm, c Credentials, from network.Origin) time.Duration
 		bits = 64
 	}
 	network, _ := from.Addr.Prefix(bits)
-	g := guesser{network, r.UID + "\x00" + strings.ToLower(c.Username)}
+	g := guesser{network, r.UID + "\x00" + strings.ToLower(c.Name)}
 	b, ok := s.guesses.get(g)
 	if !ok {
 		b = new(bucket)

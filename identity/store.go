@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,15 +104,15 @@ type UserProperties struct {
 // EnabledStatus is the status of an account that may sign in.
 const EnabledStatus = "enabled"
 
-// Authenticate proves who shows c at the door of r. Nothing shown is Anonymous.
+// Authenticate proves who shows c at an API of r. Nothing shown is Anonymous.
 // What proves nothing is Unauthenticated, in the same words and after the same
 // work whether or not the account exists; who keeps on guessing is told
 // TooManyRequests. A valid credential is never locked out by somebody's guesses.
-func (s *Store) Authenticate(ctx context.Context, r Realm, c Credentials, from network.Origin) (Principal, error) {
+func (s *Store) Authenticate(ctx context.Context, r Realm, at Plane, c Credentials, from network.Origin) (Principal, error) {
 	if c.None() {
 		return Principal{Kind: Anonymous}, nil
 	}
-	p, err := s.prove(ctx, r, c)
+	p, err := s.prove(ctx, r, at, c)
 	if err == nil && p.Kind == Admin && !r.AdminUserEnabled {
 		err = refused()
 	}
@@ -122,7 +123,7 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, c Credentials, from n
 		return p, nil
 	}
 	// A token cannot be guessed, and many callers show one that has ended.
-	if fault.Of(err) == fault.Unauthenticated && c.Bearer == "" && c.Username != RefreshUser {
+	if fault.Of(err) == fault.Unauthenticated && c.guessable() {
 		if wait := s.guess(r, c, from); wait > 0 {
 			return Principal{}, fault.New(fault.TooManyRequests, "too many wrong passwords for this account from this address").After(wait)
 		}
@@ -130,14 +131,59 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, c Credentials, from n
 	return Principal{}, err
 }
 
-func (s *Store) prove(ctx context.Context, r Realm, c Credentials) (Principal, error) {
-	switch {
-	case c.Bearer != "":
-		return s.token(ctx, r, string(c.Bearer), accessGrant)
-	case c.Username == RefreshUser:
-		return s.token(ctx, r, string(c.Password), refreshGrant)
+// prove is which proof counts where. What is not here proves nothing.
+func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials) (Principal, error) {
+	switch at {
+	case ContentPlane:
+		switch c.Method {
+		case Basic:
+			switch {
+			case c.Name == RefreshUser:
+				return s.token(ctx, r, string(c.Secret), refreshGrant)
+			case c.Secret.signed() && ref.IsGUID(c.Name):
+				return s.client(ctx, r, c)
+			case c.Secret.signed():
+				return s.external(ctx, r, at, c.Secret)
+			}
+			return s.password(ctx, r, c)
+		case Bearer:
+			return s.token(ctx, r, string(c.Secret), accessGrant)
+		case ExternalToken:
+			return s.foreign(ctx, r, at, c.Secret)
+		}
+	case ControlPlane:
+		switch c.Method {
+		case Basic:
+			return s.password(ctx, r, c)
+		case Bearer:
+			return s.foreign(ctx, r, at, c.Secret)
+		}
+	case AuthorityPlane:
+		switch c.Method {
+		case Basic:
+			return s.password(ctx, r, c)
+		case ClientSecret, ClientAssertion:
+			return s.client(ctx, r, c)
+		case ExternalToken:
+			return s.external(ctx, r, at, c.Secret)
+		case RefreshToken, AuthorizationCode, DeviceCode, HostIdentity:
+			return s.redeem(ctx, r, c)
+		}
 	}
-	return s.password(ctx, r, c)
+	return Principal{}, refused()
 }
+
+// foreign proves a token that is not the registry's: our authority's, or an
+// external issuer's.
+func (s *Store) foreign(ctx context.Context, r Realm, at Plane, token Secret) (Principal, error) {
+	if p, ok, err := s.issued(ctx, r, at, token); ok || err != nil {
+		return p, err
+	}
+	return s.external(ctx, r, at, token)
+}
+
+// signed reports whether the secret looks like a signed token (RFC 7515, compact).
+// No password of ours has a dot.
+func (s Secret) signed() bool { return strings.Count(string(s), ".") == 2 }
 
 func signingKeyID(kid string) ref.ID { return ref.ID("/providers/" + keyType + "/" + kid) }

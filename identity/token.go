@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -18,6 +19,7 @@ import (
 	"breakwater/fault"
 	"breakwater/keys"
 	"breakwater/ledger"
+	"breakwater/ref"
 	"breakwater/resource"
 )
 
@@ -55,8 +57,13 @@ type claims struct {
 	Registry    string      `json:"registry"`             // UID
 	Kind        Kind        `json:"kind"`                 //
 	Principal   string      `json:"principal,omitempty"`  // ID
-	Credential  string      `json:"credential,omitempty"` // the password that was shown
-	Key         string      `json:"-"`                    // kid of the header
+	Credential  string      `json:"credential,omitempty"` // what was shown
+	Account     ref.ID      `json:"account,omitempty"`    // the issuer of the federated
+	Client      string      `json:"client,omitempty"`
+	Groups      []string    `json:"groups,omitempty"`
+	Key         string      `json:"-"` // kid of the header
+
+	Authentication Authentication `json:"authentication"`
 }
 
 type permissions struct {
@@ -103,24 +110,29 @@ func (s *Store) issue(ctx context.Context, r Realm, p Principal, grant string, l
 	if err != nil {
 		return "", time.Time{}, err
 	}
-	payload, err := json.Marshal(claims{
+	c := claims{
 		ID: rand.Text(), Subject: p.Name, NotBefore: now.Unix(), Expiry: expiry.Unix(), IssuedAt: now.Unix(),
 		Issuer: issuer, Audience: r.Service, Version: "1.0", Tenant: s.o.Tenant, Grant: grant, Access: access,
 		Permissions: permissions{[]string{}, []string{}}, Roles: []string{},
 		Registry: r.UID, Kind: p.Kind, Principal: p.ID, Credential: p.Credential,
-	})
+		Client: p.Client, Groups: p.Groups, Authentication: p.Authentication,
+	}
+	if p.Kind == Federated {
+		c.Account = p.Account
+	}
+	if c.Authentication.Time.IsZero() {
+		c.Authentication.Time = now.Truncate(time.Second).UTC()
+	}
+	payload, err := json.Marshal(c)
 	if err != nil {
 		return "", time.Time{}, err
-	}
-	if !plainASCII(payload) {
-		return "", time.Time{}, fmt.Errorf("issue token for %s: the payload would not survive clients that decode it with the wrong alphabet", p.Name)
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: private, KeyID: k.Kid}},
 		(&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("sign token: %w", err)
 	}
-	signature, err := signer.Sign(payload)
+	signature, err := signer.Sign(plainASCII(payload))
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("sign token: %w", err)
 	}
@@ -128,15 +140,23 @@ func (s *Store) issue(ctx context.Context, r Realm, p Principal, grant string, l
 	return text, expiry, err
 }
 
-// plainASCII reports whether base64 of the text has neither '-' nor '_': the Go
-// SDK for Azure decodes payloads with the alphabet that has '+' and '/' instead.
-func plainASCII(text []byte) bool {
-	for _, c := range text {
-		if c >= 0x7f || c == '>' || c == '?' || c == '~' {
-			return false
+// plainASCII is the same JSON in characters whose base64 has neither '-' nor '_':
+// the Go SDK for Azure decodes payloads with the alphabet that has '+' and '/'
+// instead.
+func plainASCII(text []byte) []byte {
+	plain := make([]byte, 0, len(text))
+	for _, c := range string(text) { // only strings hold what is escaped here
+		switch {
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			plain = fmt.Appendf(plain, `\u%04x\u%04x`, high, low)
+		case c >= 0x7f || c == '>' || c == '?' || c == '~':
+			plain = fmt.Appendf(plain, `\u%04x`, c)
+		default:
+			plain = append(plain, byte(c))
 		}
 	}
-	return true
+	return plain
 }
 
 // token proves a bearer token, or a refresh token that stands for a password.
@@ -152,15 +172,9 @@ func (s *Store) token(ctx context.Context, r Realm, text, grant string) (Princip
 		}
 		p := Principal{Kind: Anonymous}
 		if c.Kind != Anonymous {
-			a, err := s.account(ctx, c.holder(r), r)
-			if err != nil {
+			if p, err = s.descends(ctx, r, c); err != nil {
 				return Principal{}, err
 			}
-			v, ok := a.verifier(c.Credential)
-			if !ok || a.ID != c.Principal {
-				return Principal{}, refused()
-			}
-			p = a.principal(v)
 		}
 		if end := time.Unix(c.Expiry, 0); p.Until.IsZero() || end.Before(p.Until) {
 			p.Until = end
@@ -172,15 +186,31 @@ func (s *Store) token(ctx context.Context, r Realm, text, grant string) (Princip
 	})
 }
 
-// holder is the account that the claims name at the registry r.
-func (c *claims) holder(r Realm) Holder {
+// descends is the principal that the claims name, if it still is who it was, and
+// what it showed then is still good.
+func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, error) {
+	var h Holder
 	switch c.Kind {
 	case Token:
-		return TokenHolder(r.ID, c.Subject)
+		h = TokenHolder(r.ID, c.Subject)
 	case Admin:
-		return AdminHolder(r.ID)
+		h = AdminHolder(r.ID)
+	case User:
+		h = UserHolder(c.Subject)
+	default:
+		return Principal{}, refused()
 	}
-	return UserHolder(c.Subject)
+	a, err := s.account(ctx, h, r)
+	if err != nil {
+		return Principal{}, err
+	}
+	v, ok := a.verifier(c.Credential)
+	if !ok || a.ID != c.Principal {
+		return Principal{}, refused()
+	}
+	p := a.principal(v)
+	p.Client, p.Groups, p.Authentication = c.Client, c.Groups, c.Authentication
+	return p, nil
 }
 
 // verify checks that one of our keys signed the token, whatever it says.

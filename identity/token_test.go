@@ -53,8 +53,8 @@ func TestTokensProveTheirPrincipal(t *testing.T) {
 			if _, _, err := w.IssueRefresh(t.Context(), shop, b); fault.Of(err) != fault.Denied {
 				t.Errorf("a bearer got a refresh token: %v", err)
 			}
-			w.unknown(shop, Credentials{Bearer: refresh.Password}, "a refresh token is no access token")
-			w.unknown(shop, Credentials{Username: RefreshUser, Password: bearer.Bearer}, "an access token is no refresh token")
+			w.unknown(shop, Credentials{Method: Bearer, Secret: refresh.Secret}, "a refresh token is no access token")
+			w.unknown(shop, Credentials{Method: Basic, Name: RefreshUser, Secret: bearer.Secret}, "an access token is no refresh token")
 		}
 		anyone := w.known(shop, w.access(shop, Principal{Kind: Anonymous}, pullAPI))
 		if anyone.Kind != Anonymous || anyone.ID != "" || !anyone.Proven() {
@@ -75,7 +75,7 @@ func TestTokensAreAsAzuresClientsReadThem(t *testing.T) {
 		text  Secret
 		life  time.Duration
 		grant string
-	}{{w.access(shop, p, pullAPI).Bearer, AccessLife, "access_token"}, {w.refresh(shop, p).Password, RefreshLife, "refresh_token"}} {
+	}{{w.access(shop, p, pullAPI).Secret, AccessLife, "access_token"}, {w.refresh(shop, p).Secret, RefreshLife, "refresh_token"}} {
 		parts := strings.Split(string(row.text), ".")
 		if len(parts) != 3 || strings.ContainsAny(parts[1], "-_") {
 			t.Fatalf("%s", string(row.text))
@@ -99,9 +99,16 @@ func TestTokensAreAsAzuresClientsReadThem(t *testing.T) {
 		}
 	}
 	odd := shop
-	odd.Service = "what?:8443"
-	if text, _, err := w.IssueAccess(t.Context(), odd, p, nil); err == nil {
-		t.Errorf("issued %s, which the Go SDK cannot read", text)
+	odd.Service = "what?:8443/~\u00e9\U0001f433"
+	text, _, err := w.IssueAccess(t.Context(), odd, p, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read struct{ Aud string }
+	if payload, err := base64.RawStdEncoding.DecodeString(strings.Split(text, ".")[1]); err != nil {
+		t.Errorf("the Go SDK cannot read %s: %v", text, err)
+	} else if err := json.Unmarshal(payload, &read); err != nil || read.Aud != odd.Service {
+		t.Errorf("the audience %q became %q, %v", odd.Service, read.Aud, err)
 	}
 }
 
@@ -118,7 +125,7 @@ func forge(header, claims any, sign func(input []byte) []byte) Credentials {
 		return base64.RawURLEncoding.EncodeToString(text)
 	}
 	input := part(header) + "." + part(claims)
-	return Credentials{Bearer: Secret(input + "." + base64.RawURLEncoding.EncodeToString(sign([]byte(input))))}
+	return Credentials{Method: Bearer, Secret: Secret(input + "." + base64.RawURLEncoding.EncodeToString(sign([]byte(input))))}
 }
 
 func es256(k *ecdsa.PrivateKey) func([]byte) []byte {
@@ -138,7 +145,7 @@ func es256(k *ecdsa.PrivateKey) func([]byte) []byte {
 func TestForgedTokensProveNothing(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	good := w.access(shop, w.known(shop, w.make(TokenHolder(shop.ID, "ci"))), pullAPI)
-	parts := strings.Split(string(good.Bearer), ".")
+	parts := strings.Split(string(good.Secret), ".")
 	var head, claim map[string]any
 	for i, v := range []*map[string]any{&head, &claim} {
 		text, _ := base64.RawURLEncoding.DecodeString(parts[i])
@@ -190,8 +197,8 @@ func TestForgedTokensProveNothing(t *testing.T) {
 		"RS256":                              forge(with(head, "alg", "RS256"), claim, rs),
 		"ES384":                              forge(with(head, "alg", "ES384"), claim, es256(ours)),
 		"another key under our kid":          forge(parts[0], claim, es256(mallory)),
-		"another spelling of the payload":    {Bearer: Secret(parts[0] + "." + respelled(parts[1]) + "." + parts[2])},
-		"another spelling of the signature":  {Bearer: Secret(parts[0] + "." + parts[1] + "." + respelled(parts[2]))},
+		"another spelling of the payload":    {Method: Bearer, Secret: Secret(parts[0] + "." + respelled(parts[1]) + "." + parts[2])},
+		"another spelling of the signature":  {Method: Bearer, Secret: Secret(parts[0] + "." + parts[1] + "." + respelled(parts[2]))},
 		"an unknown kid":                     forge(with(head, "kid", "x"), claim, es256(mallory)),
 		"an unknown kid, signed by our key":  forge(with(head, "kid", "x"), claim, es256(ours)),
 		"a kid that is a path":               forge(with(head, "kid", "../../platform.key"), claim, es256(mallory)),
@@ -236,16 +243,16 @@ func TestForgedTokensProveNothing(t *testing.T) {
 		"claims that are not an object": forge(parts[0], []int{1}, es256(ours)),
 		"claims that are not JSON":      forge(parts[0], "e30x", es256(ours)),
 
-		"changed claims":       {Bearer: Secret(parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"owner"}`)) + "." + parts[2])},
-		"no signature":         {Bearer: Secret(parts[0] + "." + parts[1] + ".")},
-		"two parts":            {Bearer: Secret(parts[0] + "." + parts[1])},
-		"four parts":           {Bearer: good.Bearer + "." + Secret(parts[2])},
-		"a short signature":    {Bearer: good.Bearer[:len(good.Bearer)-4]},
-		"a signature of zeros": {Bearer: Secret(parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(make([]byte, 64)))},
-		"JSON serialization":   {Bearer: Secret(`{"payload":"` + parts[1] + `","signatures":[{"protected":"` + parts[0] + `","signature":"` + parts[2] + `"}]}`)},
-		"dots":                 {Bearer: ".."},
-		"much":                 {Bearer: Secret(parts[0] + "." + strings.Repeat("A", 1<<20) + "." + parts[2])},
-		"many dots":            {Bearer: Secret(parts[0] + strings.Repeat(".", 10000))},
+		"changed claims":       {Method: Bearer, Secret: Secret(parts[0] + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"owner"}`)) + "." + parts[2])},
+		"no signature":         {Method: Bearer, Secret: Secret(parts[0] + "." + parts[1] + ".")},
+		"two parts":            {Method: Bearer, Secret: Secret(parts[0] + "." + parts[1])},
+		"four parts":           {Method: Bearer, Secret: good.Secret + "." + Secret(parts[2])},
+		"a short signature":    {Method: Bearer, Secret: good.Secret[:len(good.Secret)-4]},
+		"a signature of zeros": {Method: Bearer, Secret: Secret(parts[0] + "." + parts[1] + "." + base64.RawURLEncoding.EncodeToString(make([]byte, 64)))},
+		"JSON serialization":   {Method: Bearer, Secret: Secret(`{"payload":"` + parts[1] + `","signatures":[{"protected":"` + parts[0] + `","signature":"` + parts[2] + `"}]}`)},
+		"dots":                 {Method: Bearer, Secret: ".."},
+		"much":                 {Method: Bearer, Secret: Secret(parts[0] + "." + strings.Repeat("A", 1<<20) + "." + parts[2])},
+		"many dots":            {Method: Bearer, Secret: Secret(parts[0] + strings.Repeat(".", 10000))},
 	}
 	for name, c := range hostile {
 		w.unknown(shop, c, "the token has "+name)
@@ -278,7 +285,7 @@ func TestSigningKeysRotate(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, c := range []Credentials{old, next} {
-			if _, err := twin.Authenticate(t.Context(), shop, c, here); err != nil {
+			if _, err := twin.Authenticate(t.Context(), shop, ContentPlane, c, here); err != nil {
 				t.Error(err)
 			}
 		}
@@ -341,7 +348,7 @@ func TestStoredKeysDoNotSign(t *testing.T) {
 	}
 }
 
-func kid(c Credentials) string { head, _, _ := strings.Cut(string(c.Bearer), "."); return head }
+func kid(c Credentials) string { head, _, _ := strings.Cut(string(c.Secret), "."); return head }
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -352,7 +359,7 @@ func must[T any](v T, err error) T {
 
 func FuzzToken(f *testing.F) {
 	w := open(f, dbtest.SQLite(f))
-	good := string(w.access(shop, w.known(shop, w.make(TokenHolder(shop.ID, "ci"))), pullAPI).Bearer)
+	good := string(w.access(shop, w.known(shop, w.make(TokenHolder(shop.ID, "ci"))), pullAPI).Secret)
 	parts := strings.Split(good, ".")
 	f.Add(good)
 	f.Add(parts[0] + "." + parts[1] + ".")
@@ -363,11 +370,11 @@ func FuzzToken(f *testing.F) {
 		f.Add(base64.RawURLEncoding.EncodeToString([]byte(head)) + "." + parts[1] + "." + parts[2])
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, c := range []Credentials{{Bearer: Secret(text)}, {Username: RefreshUser, Password: Secret(text)}} {
+		for _, c := range []Credentials{{Method: Bearer, Secret: Secret(text)}, {Method: Basic, Name: RefreshUser, Secret: Secret(text)}} {
 			if c.None() {
 				continue
 			}
-			p, err := w.Authenticate(context.Background(), shop, c, here)
+			p, err := w.Authenticate(context.Background(), shop, ContentPlane, c, here)
 			if err == nil && !sameToken(text, good) {
 				t.Fatalf("%q proves %+v", text, p)
 			}
@@ -400,7 +407,7 @@ func BenchmarkBearer(b *testing.B) {
 			b.ReportAllocs()
 			i := 0
 			for b.Loop() {
-				if _, err := w.Authenticate(context.Background(), shop, shown[i%n], here); err != nil {
+				if _, err := w.Authenticate(context.Background(), shop, ContentPlane, shown[i%n], here); err != nil {
 					b.Fatal(err)
 				}
 				i++
@@ -414,7 +421,7 @@ func BenchmarkFirstSightOfABearer(b *testing.B) {
 	c := w.access(shop, w.known(shop, w.make(TokenHolder(shop.ID, "ci"))), pullAPI)
 	for b.Loop() {
 		w.signed = recent[shown, *claims]{}
-		if _, err := w.verify(context.Background(), string(c.Bearer)); err != nil {
+		if _, err := w.verify(context.Background(), string(c.Secret)); err != nil {
 			b.Fatal(err)
 		}
 	}

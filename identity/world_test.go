@@ -100,12 +100,12 @@ func (w *world) password(h Holder, name string, expiry time.Time) Credentials {
 		w.t.Fatal(err)
 	}
 	w.write(func(tx *db.Tx) error { return w.PutPasswords(w.t.Context(), tx, h, by, p) })
-	return Credentials{Username: h.id.Name(), Password: p.Value}
+	return Credentials{Method: Basic, Name: h.id.Name(), Secret: p.Value}
 }
 
 func (w *world) known(r Realm, c Credentials) Principal {
 	w.t.Helper()
-	p, err := w.Authenticate(w.t.Context(), r, c, here)
+	p, err := w.Authenticate(w.t.Context(), r, ContentPlane, c, here)
 	if err != nil {
 		w.t.Helper()
 		w.t.Fatal(err)
@@ -115,7 +115,7 @@ func (w *world) known(r Realm, c Credentials) Principal {
 
 func (w *world) unknown(r Realm, c Credentials, why string) {
 	w.t.Helper()
-	p, err := w.Authenticate(w.t.Context(), r, c, here)
+	p, err := w.Authenticate(w.t.Context(), r, ContentPlane, c, here)
 	if fault.Of(err) != fault.Unauthenticated || p.Kind != "" {
 		w.t.Errorf("%s, and the answer was %+v, %v", why, p, err)
 	}
@@ -127,7 +127,7 @@ func (w *world) access(r Realm, p Principal, access ...Access) Credentials {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return Credentials{Bearer: Secret(text)}
+	return Credentials{Method: Bearer, Secret: Secret(text)}
 }
 
 func (w *world) refresh(r Realm, p Principal) Credentials {
@@ -136,5 +136,5 @@ func (w *world) refresh(r Realm, p Principal) Credentials {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return Credentials{Username: RefreshUser, Password: Secret(text)}
+	return Credentials{Method: Basic, Name: RefreshUser, Secret: Secret(text)}
 }

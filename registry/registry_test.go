@@ -107,7 +107,7 @@ func (h *house) enter(host string, c identity.Credentials) (access.Grant, error)
 	if err := r.Allow(here); err != nil {
 		return access.Grant{}, err
 	}
-	p, err := h.identity.Authenticate(ctx, r.Realm(), c, here)
+	p, err := h.identity.Authenticate(ctx, r.Realm(), identity.ContentPlane, c, here)
 	if err != nil {
 		return access.Grant{}, err
 	}
@@ -134,7 +134,7 @@ func (h *house) user(name, role string, scope ref.Scope) identity.Credentials {
 		_, err = h.access.Assign(h.t.Context(), h.server, scope, "assignment-of-"+name, access.AssignmentProperties{RoleDefinitionID: role, PrincipalID: doc.System.UID})
 		h.ok(err)
 	}
-	return identity.Credentials{Username: name, Password: password.Value}
+	return identity.Credentials{Method: identity.Basic, Name: name, Secret: password.Value}
 }
 
 // token makes a repository token with its scope map, and returns its login.
@@ -147,7 +147,7 @@ func (h *house) token(g access.Grant, name string, actions ...string) identity.C
 	h.ok(err)
 	passwords, err := h.access.GenerateCredentials(ctx, g, name, time.Time{}, "password1")
 	h.ok(err)
-	return identity.Credentials{Username: name, Password: passwords[0].Value}
+	return identity.Credentials{Method: identity.Basic, Name: name, Secret: passwords[0].Value}
 }
 
 // may tells what g may do with a repository: pull, push, delete, look, label.
@@ -256,7 +256,7 @@ func TestSettingsCountFromTheNextRequest(t *testing.T) {
 
 		password, err := h.registries.RegenerateCredential(ctx, h.server, mainID, "password2")
 		h.ok(err)
-		admin := identity.Credentials{Username: "breakwater", Password: password.Value}
+		admin := identity.Credentials{Method: identity.Basic, Name: "breakwater", Secret: password.Value}
 		if _, err := h.enter("", admin); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("the admin user is off: %v", err)
 		}
@@ -270,7 +270,7 @@ func TestSettingsCountFromTheNextRequest(t *testing.T) {
 		if _, err := h.enter("", admin); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("the password was made anew: %v", err)
 		}
-		h.grant("", identity.Credentials{Username: "Breakwater", Password: again.Value})
+		h.grant("", identity.Credentials{Method: identity.Basic, Name: "Breakwater", Secret: again.Value})
 
 		set(func(r *registry.Registry) { r.RoleAssignmentMode = access.ABAC })
 		owner := h.user("owner", access.OwnerRole, ref.Everything)
@@ -381,7 +381,7 @@ func TestTokensHaveTheRightsOfTheirScopeMap(t *testing.T) {
 		// A changed map counts from the next request, for bearers as well.
 		text, _, err := h.identity.IssueAccess(ctx, h.at("").Realm(), g.Principal(), g.Ask(identity.ParseScopes([]string{"repository:team/api:pull,push"})))
 		h.ok(err)
-		bearer := identity.Credentials{Bearer: identity.Secret(text)}
+		bearer := identity.Credentials{Method: identity.Bearer, Secret: identity.Secret(text)}
 		if can := may(h.grant("", bearer), "team/api"); can != "pull push" {
 			t.Errorf("the bearer may %s", can)
 		}
@@ -591,7 +591,7 @@ func TestAssignmentsHoldWhereAndWhileTheyDo(t *testing.T) {
 		if _, err := h.enter("", c); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("the password was made anew: %v", err)
 		}
-		h.grant("", identity.Credentials{Username: "guest", Password: fresh.Value})
+		h.grant("", identity.Credentials{Method: identity.Basic, Name: "guest", Secret: fresh.Value})
 	})
 }
 
@@ -615,7 +615,7 @@ func TestEveryChangeIsRecordedOnce(t *testing.T) {
 			if e.Seq > 1 && (e.Who.Name != "owner" || e.Who.Kind != "user" || e.Correlation != "c1" || e.From.Address != here.Addr || e.Outcome != ledger.Success || e.Category != ledger.Administrative || !mainID.Scope().Covers(e.Scope)) {
 				t.Errorf("%+v", e)
 			}
-			if text := fmt.Sprintf("%+v", e); strings.Contains(text, string(c.Password)) || strings.Contains(text, string(password.Value)) {
+			if text := fmt.Sprintf("%+v", e); strings.Contains(text, string(c.Secret)) || strings.Contains(text, string(password.Value)) {
 				t.Errorf("the ledger knows a password: %s", text)
 			}
 		}
@@ -630,9 +630,9 @@ func TestNoPasswordIsStored(t *testing.T) {
 	h := build(t, dbtest.SQLite(t))
 	var all []string
 	for i := range 3 {
-		all = append(all, string(h.token(h.server0(), fmt.Sprintf("ci%d", i), "repositories/a/content/read").Password))
+		all = append(all, string(h.token(h.server0(), fmt.Sprintf("ci%d", i), "repositories/a/content/read").Secret))
 	}
-	all = append(all, string(h.user("owner", access.OwnerRole, ref.Everything).Password))
+	all = append(all, string(h.user("owner", access.OwnerRole, ref.Everything).Secret))
 	docs, err := h.docs.List(t.Context(), "", "", "", 1000)
 	h.ok(err)
 	for _, doc := range docs {
@@ -663,7 +663,7 @@ func BenchmarkDoor(b *testing.B) {
 				g := h.grant("", c)
 				text, _, err := h.identity.IssueAccess(ctx, h.at("").Realm(), g.Principal(), g.Ask(identity.ParseScopes([]string{"repository:team/api:pull"})))
 				h.ok(err)
-				shown = append(shown, identity.Credentials{Bearer: identity.Secret(text)})
+				shown = append(shown, identity.Credentials{Method: identity.Bearer, Secret: identity.Secret(text)})
 			}
 			owner := h.user("owner", access.OwnerRole, ref.Everything)
 			b.Run("bearer", func(b *testing.B) {

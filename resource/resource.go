@@ -17,7 +17,7 @@ import (
 )
 
 // SystemData says who made a document and who changed it last. A document that
-// is deleted and made again has another UID.
+// is deleted and made again has another UID, which is a random GUID.
 type SystemData struct {
 	UID                string    `json:"uid"`
 	CreatedBy          string    `json:"createdBy,omitempty"`
@@ -89,7 +89,7 @@ func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) 
 		system.UID, system.CreatedAt = was.System.UID, was.System.CreatedAt
 		system.CreatedBy, system.CreatedByType = was.System.CreatedBy, was.System.CreatedByType
 	} else {
-		system.UID, system.CreatedAt = strings.ToLower(rand.Text()), now
+		system.UID, system.CreatedAt = ref.NewGUID(), now
 		system.CreatedBy, system.CreatedByType = system.LastModifiedBy, system.LastModifiedByType
 	}
 	r.Etag = strings.ToLower(rand.Text()[:16])
