@@ -28,8 +28,8 @@ import (
 )
 
 // Categories of events. The first two are Azure's resource logs, the third is
-// its activity log. Security is what somebody should look at, whether or not it was
-refused; what the server says about itself is System.
+// its activity log. Security is what somebody should look at, whether or not it
+// was refused; what the server says about itself is System.
 const (
 	Login          = "ContainerRegistryLoginEvents"
 	Repository     = "ContainerRegistryRepositoryEvents"
