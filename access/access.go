@@ -40,8 +40,11 @@ type Assignment struct {
 
 // A Decision is the answer and what led to it.
 type Decision struct {
-	Allowed bool
-	Reason  Reason
+	Allowed    bool
+	Reason     Reason
+	Rule       string   // name of the deny assignment or conditional-access rule that refused
+	Reported   []string // names of rules that would have refused if they were enforced
+	BrokeGlass []string // names of rules that would have refused but exclude the caller
 }
 
 // A Reason is why a Decision is as it is.
@@ -58,20 +61,20 @@ const (
 // a match the answer is no; and a token's ceiling narrows what its principal may.
 func Decide(p identity.Principal, as []Assignment, n Need, now time.Time) Decision {
 	if p.Kind == "" || n.Action == "" || n.Scope == "" {
-		return Decision{false, Unassigned}
+		return Decision{Reason: Unassigned}
 	}
 	if p.Ceiling != nil && !under(p.Ceiling, n) {
-		return Decision{false, Ceiled}
+		return Decision{Reason: Ceiled}
 	}
-	answer := Decision{false, Unassigned}
+	answer := Decision{Reason: Unassigned}
 	for i := range as {
 		if !as[i].covers(p, n, now) {
 			continue
 		}
 		if as[i].Deny {
-			return Decision{false, Denied}
+			return Decision{Reason: Denied}
 		}
-		answer = Decision{true, Assigned}
+		answer = Decision{Allowed: true, Reason: Assigned}
 	}
 	return answer
 }
@@ -133,6 +136,7 @@ type Registry struct {
 // A Call is the circumstances of a request, for the events it causes.
 type Call struct {
 	Correlation string
+	Operation   string // what the surface calls it: PullManifest
 	From        ledger.From
 	Start       time.Time // of the request; zero if unknown
 }
@@ -171,13 +175,17 @@ func (g Grant) Allows(a Action, scope ref.Scope) error {
 		With(map[string]string{"action": string(a), "scope": string(scope)})
 }
 
+// Admits is what the door asks: Allows as far as it can be known before a body is
+// read. Where it says yes the domain asks again, and knows more.
+func (g Grant) Admits(a Action, scope ref.Scope) Decision { return g.Decide(a, scope) }
+
 // Can is Allows as a yes or no.
 func (g Grant) Can(a Action, scope ref.Scope) bool { return g.Decide(a, scope).Allowed }
 
 // Decide is Can with its reason.
 func (g Grant) Decide(a Action, scope ref.Scope) Decision {
 	if g.in == nil {
-		return Decision{false, Unassigned}
+		return Decision{Reason: Unassigned}
 	}
 	return Decide(g.in.principal, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now())
 }

@@ -34,9 +34,34 @@ const (
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
+	UserWrite            Action = "Breakwater.Identity/users/write"
+)
+
+// Actions on the documents about who may do what.
+const (
+	RoleDefinitionRead   Action = "Microsoft.Authorization/roleDefinitions/read"
+	RoleDefinitionWrite  Action = "Microsoft.Authorization/roleDefinitions/write"
+	RoleDefinitionDelete Action = "Microsoft.Authorization/roleDefinitions/delete"
+	RoleAssignmentRead   Action = "Microsoft.Authorization/roleAssignments/read"
 	RoleAssignmentWrite  Action = "Microsoft.Authorization/roleAssignments/write"
 	RoleAssignmentDelete Action = "Microsoft.Authorization/roleAssignments/delete"
-	UserWrite            Action = "Breakwater.Identity/users/write"
+	DenyAssignmentRead   Action = "Microsoft.Authorization/denyAssignments/read"
+	DenyAssignmentWrite  Action = "Microsoft.Authorization/denyAssignments/write"
+	DenyAssignmentDelete Action = "Microsoft.Authorization/denyAssignments/delete"
+	PolicyRead           Action = "Breakwater.Access/conditionalAccessPolicies/read"
+	PolicyWrite          Action = "Breakwater.Access/conditionalAccessPolicies/write"
+	PolicyDelete         Action = "Breakwater.Access/conditionalAccessPolicies/delete"
+	PolicyReport         Action = "Breakwater.Access/conditionalAccessPolicies/report"     // event: a rule would have refused
+	PolicyBreakGlass     Action = "Breakwater.Access/conditionalAccessPolicies/breakGlass" // event: a rule would have refused, but excludes the caller
+	LocationRead         Action = "Breakwater.Access/namedLocations/read"
+	LocationWrite        Action = "Breakwater.Access/namedLocations/write"
+	LocationDelete       Action = "Breakwater.Access/namedLocations/delete"
+	GroupRead            Action = "Microsoft.Management/managementGroups/read"
+	GroupWrite           Action = "Microsoft.Management/managementGroups/write"
+	GroupDelete          Action = "Microsoft.Management/managementGroups/delete"
+	MemberRead           Action = "Microsoft.Management/managementGroups/subscriptions/read"
+	MemberWrite          Action = "Microsoft.Management/managementGroups/subscriptions/write"
+	MemberDelete         Action = "Microsoft.Management/managementGroups/subscriptions/delete"
 )
 
 // content has a row for each action on content: the control-plane action that

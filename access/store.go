@@ -20,7 +20,6 @@ import (
 // Types of the documents that this package owns.
 const (
 	ScopeMapType   = "Microsoft.ContainerRegistry/registries/scopeMaps"
-	AssignmentType = "Microsoft.Authorization/roleAssignments"
 	pointerType    = "Breakwater.Access/assigned"
 )
 
