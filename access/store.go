@@ -19,8 +19,8 @@ import (
 
 // Types of the documents that this package owns.
 const (
-	ScopeMapType   = "Microsoft.ContainerRegistry/registries/scopeMaps"
-	pointerType    = "Breakwater.Access/assigned"
+	ScopeMapType = "Microsoft.ContainerRegistry/registries/scopeMaps"
+	pointerType  = "Breakwater.Access/assigned"
 )
 
 // A Store keeps who may do what: role assignments, scope maps, repository tokens
