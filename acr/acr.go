@@ -58,7 +58,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 		}
 		shown, err := credentials(form)
 		if err != nil {
-			return gate.Call{}, err
+			return call, err // somebody tried to log in: the ledger shall know
 		}
 		call.Credentials = &shown
 	default:
