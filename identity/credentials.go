@@ -14,7 +14,7 @@ import (
 const (
 	maxAuthorization = 16 << 10
 	maxUsername      = 512
-	maxPassword      = 8 << 10
+	maxPassword      = 12 << 10 // a token can stand in its place
 )
 
 // RefreshUser is the user name that says "the password is a refresh token".

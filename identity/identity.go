@@ -117,6 +117,7 @@ type Realm struct {
 	Name             string
 	Service          string // host[:port] of the login server: the audience of its tokens
 	AdminUserEnabled bool
+	ARMTokens        bool // tokens for the control plane open the registry as well
 }
 
 // LocalAuthentication is the section of a registry's properties that this

@@ -37,6 +37,8 @@ type Store struct {
 	proven   resource.Cache[shown, Principal]
 	keyring  resource.Cache[struct{}, *keyring]
 
+	outside outside // external issuers
+
 	secret   [32]byte                 // of this process: credentials are kept in memory only under it
 	matched  recent[shown, string]    // passwords that argon2id has accepted, with the hash they were compared to
 	signed   recent[shown, *claims]   // tokens whose signature has been verified

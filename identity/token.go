@@ -197,6 +197,8 @@ func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, er
 		h = AdminHolder(r.ID)
 	case User:
 		h = UserHolder(c.Subject)
+	case Federated:
+		return s.federated(ctx, c)
 	default:
 		return Principal{}, refused()
 	}

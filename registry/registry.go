@@ -37,7 +37,8 @@ type Properties struct {
 
 // Policies are switches about content.
 type Policies struct {
-	SparseManifests Policy `json:"sparseManifests,omitzero"` // indexes may name manifests that are not here
+	SparseManifests     Policy `json:"sparseManifests,omitzero"`                  // indexes may name manifests that are not here
+	AuthenticationAsARM Policy `json:"azureADAuthenticationAsArmPolicy,omitzero"` // "disabled": tokens for the control plane do not open the registry
 }
 
 // A Policy is a switch that is off until its status is "enabled".
@@ -50,7 +51,8 @@ func (p Policy) Enabled() bool { return p.Status == "enabled" }
 
 // Realm is the registry as identity knows it.
 func (r *Registry) Realm() identity.Realm {
-	return identity.Realm{UID: r.UID, ID: r.ID, Name: r.Name, Service: r.LoginServer, AdminUserEnabled: r.AdminUserEnabled}
+	return identity.Realm{UID: r.UID, ID: r.ID, Name: r.Name, Service: r.LoginServer, AdminUserEnabled: r.AdminUserEnabled,
+		ARMTokens: r.Policies.AuthenticationAsARM.Status != "disabled"}
 }
 
 // Ref is the registry as access knows it.

@@ -229,8 +229,10 @@ func (p Properties) Check() error {
 	if err := p.Access.Check(); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"", "enabled", "disabled"}, p.Policies.SparseManifests.Status) {
-		return fault.New(fault.BadRequest, "the status of a policy is enabled or disabled")
+	for _, policy := range []Policy{p.Policies.SparseManifests, p.Policies.AuthenticationAsARM} {
+		if !slices.Contains([]string{"", "enabled", "disabled"}, policy.Status) {
+			return fault.New(fault.BadRequest, "the status of a policy is enabled or disabled")
+		}
 	}
 	return nil
 }
