@@ -44,6 +44,7 @@ type Principal struct {
 	Ceiling    *Ceiling  // nil: none
 
 	Authentication Authentication
+	Session        *Session // what a code or refresh token of the authority goes on with; nil elsewhere
 }
 
 // Authentication is how and when a caller proved itself: what conditions judge

@@ -58,25 +58,27 @@ type guesser struct {
 	account string
 }
 
-// A bucket is when its guesser will have no wrong password left to its account.
+// guess counts a wrong password and tells how long to wait if there were too
+// many.
+func (s *Store) guess(r Realm, c Credentials, from network.Origin) time.Duration {
+	return s.guesses.take(guesser{neighbourhood(from.Addr), r.UID + "\x00" + strings.ToLower(c.Name)}, guessBurst, guessEvery)
+}
+
+// A bucket is when nothing is left to the account of its key.
 type bucket struct {
 	mu    sync.Mutex
 	clear time.Time
 }
 
-// guess counts a wrong password and tells how long to wait if there were too
-// many.
-func (s *Store) guess(r Realm, c Credentials, from network.Origin) time.Duration {
-	bits := from.Addr.BitLen()
-	if from.Addr.Is6() {
-		bits = 64
-	}
-	network, _ := from.Addr.Prefix(bits)
-	g := guesser{network, r.UID + "\x00" + strings.ToLower(c.Name)}
-	b, ok := s.guesses.get(g)
+// A throttle lets each key do something a few times at once, then at a pace.
+type throttle[K comparable] struct{ recent[K, *bucket] }
+
+// take counts one, and tells how long to wait if it is one too many.
+func (t *throttle[K]) take(k K, burst int, every time.Duration) time.Duration {
+	b, ok := t.get(k)
 	if !ok {
 		b = new(bucket)
-		s.guesses.add(g, b)
+		t.add(k, b)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,9 +86,20 @@ func (s *Store) guess(r Realm, c Credentials, from network.Origin) time.Duration
 	if b.clear.Before(now) {
 		b.clear = now
 	}
-	if wait := b.clear.Sub(now) - (guessBurst-1)*guessEvery; wait > 0 {
+	if wait := b.clear.Sub(now) - time.Duration(burst-1)*every; wait > 0 {
 		return wait
 	}
-	b.clear = b.clear.Add(guessEvery)
+	b.clear = b.clear.Add(every)
 	return 0
+}
+
+// neighbourhood is the network that counts as one caller: an IPv6 caller has a
+// whole /64.
+func neighbourhood(a netip.Addr) netip.Prefix {
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ type Options struct {
 	Ledger    *ledger.Ledger
 	Vault     keys.Vault    // wraps the private signing keys
 	Check     []byte        // Platform.Derive("token-check"): tells our passwords from guesses
+	Host      Host          // managed identities of this machine
 	Tenant    string        // GUID for the tenant claim; "" is all zero
 	Rotate    time.Duration // how long a signing key signs; 0 is 30 days
 }
@@ -35,17 +37,22 @@ type Store struct {
 
 	accounts resource.Cache[accountKey, *account]
 	proven   resource.Cache[shown, Principal]
-	keyring  resource.Cache[struct{}, *keyring]
+	keyring  resource.Cache[use, *keyring]
 
 	outside outside // external issuers
 
-	secret   [32]byte                 // of this process: credentials are kept in memory only under it
-	matched  recent[shown, string]    // passwords that argon2id has accepted, with the hash they were compared to
-	signed   recent[shown, *claims]   // tokens whose signature has been verified
-	guesses  recent[guesser, *bucket] // wrong passwords
-	hashing  chan struct{}            // argon2id runs that may go on at a time
+	secret   [32]byte                     // of this process: credentials are kept in memory only under it
+	matched  recent[shown, string]        // passwords that argon2id has accepted, with the hash they were compared to
+	signed   recent[shown, *claims]       // tokens whose signature has been verified
+	verified recent[shown, *issuedClaims] // … and those of the authority
+	guesses  throttle[guesser]            // wrong passwords
+	devices  throttle[netip.Prefix]       // devices that ask for a code
+	waiting  throttle[struct{}]           // … all of them
+	typing   throttle[netip.Prefix]       // codes of devices that people type
+	polls    throttle[string]             // devices that ask whether somebody has signed in
+	hashing  chan struct{}                // argon2id runs that may go on at a time
 	rotating sync.Mutex
-	opened   sync.Map // kid → *ecdsa.PrivateKey
+	opened   sync.Map // kid → crypto.Signer
 }
 
 // New returns the identities in o.Documents.
@@ -114,7 +121,7 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, at Plane, c Credentia
 	if c.None() {
 		return Principal{Kind: Anonymous}, nil
 	}
-	p, err := s.prove(ctx, r, at, c)
+	p, err := s.prove(ctx, r, at, c, from)
 	if err == nil && p.Kind == Admin && !r.AdminUserEnabled {
 		err = refused()
 	}
@@ -134,7 +141,7 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, at Plane, c Credentia
 }
 
 // prove is which proof counts where. What is not here proves nothing.
-func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials) (Principal, error) {
+func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, from network.Origin) (Principal, error) {
 	switch at {
 	case ContentPlane:
 		switch c.Method {
@@ -169,7 +176,7 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials) (Pr
 		case ExternalToken:
 			return s.external(ctx, r, at, c.Secret)
 		case RefreshToken, AuthorizationCode, DeviceCode, HostIdentity:
-			return s.redeem(ctx, r, c)
+			return s.redeem(ctx, r, c, from)
 		}
 	}
 	return Principal{}, refused()

@@ -153,14 +153,15 @@ func TestForgedTokensProveNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ring, err := w.ring(t.Context())
+	ring, err := w.ring(t.Context(), registryUse)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := w.open(t.Context(), ring.newest)
+	private, err := w.open(t.Context(), ring.newest)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ours := private.(*ecdsa.PrivateKey)
 	with := func(of map[string]any, name string, value any) map[string]any {
 		c := maps.Clone(of)
 		if c[name] = value; value == nil {
@@ -271,7 +272,7 @@ func TestSigningKeysRotate(t *testing.T) {
 		w := open(t, d)
 		p := w.known(shop, w.make(TokenHolder(shop.ID, "ci")))
 		old := w.access(shop, p)
-		must(w.ring(t.Context())).newest.Signs = time.Now() // its time has come
+		must(w.ring(t.Context(), registryUse)).newest.Signs = time.Now() // its time has come
 		next := w.access(shop, p)
 		if kid(old) == kid(next) {
 			t.Error("an old key signed")
@@ -290,10 +291,10 @@ func TestSigningKeysRotate(t *testing.T) {
 			}
 		}
 		// When the tokens of a key have ended, so does the key.
-		if _, err := w.rotate(t.Context(), must(w.ring(t.Context())), time.Now().Add(w.o.Rotate+RefreshLife+time.Minute)); err != nil {
+		if _, err := w.rotate(t.Context(), registryUse, must(w.ring(t.Context(), registryUse)), time.Now().Add(w.o.Rotate+RefreshLife+time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(must(w.ring(t.Context())).byHeader); n != 1 {
+		if n := len(must(w.ring(t.Context(), registryUse)).byHeader); n != 1 {
 			t.Errorf("%d keys are left", n)
 		}
 		w.unknown(shop, old, "its key is gone")
@@ -324,7 +325,7 @@ func TestFirstTokensAtOnceMakeOneKey(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(must(w.ring(t.Context())).byHeader); n != 1 {
+	if n := len(must(w.ring(t.Context(), registryUse)).byHeader); n != 1 {
 		t.Errorf("%d keys", n)
 	}
 }

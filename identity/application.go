@@ -1,0 +1,34 @@
+package identity
+
+import (
+	"context"
+
+	"breakwater/fault"
+)
+
+// Clients that need no document.
+const (
+	AzureCLI = "04b07795-8ddb-461a-bbee-02f9e1bf7b46" // public, and known to every az
+	Portal   = "b2ea1a7e-0000-8000-8000-706f7274616c" // this server's own
+)
+
+// An Application is a client that people sign in through. It is public: it has no
+// secret that would prove it, so what proves a sign-in is where its answer goes.
+type Application struct {
+	ID        string
+	Name      string   // what people are shown
+	Redirects []string // where answers may go, character by character
+	Loopback  bool     // or to any port of the browser's own machine (RFC 8252)
+	Portal    bool     // or to the portal of this very server
+}
+
+// Application finds a client that people may sign in through.
+func (s *Store) Application(ctx context.Context, id string) (Application, error) {
+	switch id {
+	case AzureCLI:
+		return Application{ID: id, Name: "Azure CLI", Loopback: true}, nil
+	case Portal:
+		return Application{ID: id, Name: "Breakwater portal", Portal: true}, nil
+	}
+	return Application{}, fault.New(fault.BadRequest, "there is no application with this client id")
+}
