@@ -34,7 +34,7 @@ const (
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
-	UserWrite            Action = "Breakwater.Identity/users/write"
+	UserWrite            Action = users + "write"
 )
 
 // Actions on the documents about who may do what.
@@ -62,6 +62,41 @@ const (
 	MemberRead           Action = "Microsoft.Management/managementGroups/subscriptions/read"
 	MemberWrite          Action = "Microsoft.Management/managementGroups/subscriptions/write"
 	MemberDelete         Action = "Microsoft.Management/managementGroups/subscriptions/delete"
+)
+
+const (
+	users             = "Breakwater.Identity/users/"
+	servicePrincipals = "Breakwater.Identity/servicePrincipals/"
+	managedIdentities = "Microsoft.ManagedIdentity/userAssignedIdentities/"
+)
+
+// Actions on who can be known. Whoever may change what proves a principal can
+// become that principal.
+const (
+	UserRead   Action = users + "read"
+	UserDelete Action = users + "delete"
+	UserReset  Action = users + "resetPassword/action"
+
+	ServicePrincipalRead            Action = servicePrincipals + "read"
+	ServicePrincipalWrite           Action = servicePrincipals + "write"
+	ServicePrincipalDelete          Action = servicePrincipals + "delete"
+	ServicePrincipalAddPassword     Action = servicePrincipals + "addPassword/action"
+	ServicePrincipalRemovePassword  Action = servicePrincipals + "removePassword/action"
+	ServicePrincipalAddKey          Action = servicePrincipals + "addKey/action"
+	ServicePrincipalRemoveKey       Action = servicePrincipals + "removeKey/action"
+	ServicePrincipalFederatedRead   Action = servicePrincipals + "federatedIdentityCredentials/read"
+	ServicePrincipalFederatedWrite  Action = servicePrincipals + "federatedIdentityCredentials/write"
+	ServicePrincipalFederatedDelete Action = servicePrincipals + "federatedIdentityCredentials/delete"
+
+	ManagedIdentityRead            Action = managedIdentities + "read"
+	ManagedIdentityWrite           Action = managedIdentities + "write"
+	ManagedIdentityDelete          Action = managedIdentities + "delete"
+	ManagedIdentityFederatedRead   Action = managedIdentities + "federatedIdentityCredentials/read"
+	ManagedIdentityFederatedWrite  Action = managedIdentities + "federatedIdentityCredentials/write"
+	ManagedIdentityFederatedDelete Action = managedIdentities + "federatedIdentityCredentials/delete"
+
+	CredentialRead  Action = "Breakwater.Identity/credentials/read" // how old every credential is, and when it was last used
+	ListCredentials Action = registries + "listCredentials/action"
 )
 
 // content has a row for each action on content: the control-plane action that

@@ -93,7 +93,7 @@ var roles = []Role{
 	{ID: ContributorRole, Name: "Contributor", Description: "May do everything except let others.",
 		Actions: []string{"*"},
 		NotActions: []string{"Microsoft.Authorization/*/Delete", "Microsoft.Authorization/*/Write", "Microsoft.Authorization/elevateAccess/Action",
-			"Breakwater.Identity/*/write", "Breakwater.Identity/*/delete"}},
+			"Breakwater.Identity/*/write", "Breakwater.Identity/*/delete", "Breakwater.Identity/*/action"}},
 	{ID: ReaderRole, Name: "Reader", Description: "May look at everything.",
 		Actions: []string{"*/read"}},
 	{ID: "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9", Name: "User Access Administrator", Description: "May let others do things.",

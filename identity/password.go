@@ -53,6 +53,9 @@ func TokenHolder(registry ref.ID, name string) Holder { return Holder{Token, Tok
 // AdminHolder is the admin user of a registry.
 func AdminHolder(registry ref.ID) Holder { return Holder{Admin, registry} }
 
+// ClientHolder is a service principal, by its client id.
+func ClientHolder(client string) Holder { return Holder{ServicePrincipal, ClientID(client)} }
+
 // document is where the verifiers of the account's passwords are. It lies below
 // the account and goes with it.
 func (h Holder) document() ref.ID { return h.id.Child(string(h.kind)+"Passwords", "all") }
@@ -74,14 +77,17 @@ type PasswordInfo struct {
 	Name    string    `json:"name"`
 	Created time.Time `json:"creationTime"`
 	Expiry  time.Time `json:"expiry,omitzero"`
+	Used    time.Time `json:"-"` // when it last proved somebody, to about ten minutes; zero for never
 }
 
 // A verifier is what is stored of a password.
 type verifier struct {
 	PasswordInfo
-	ID   string `json:"id"` // names the password in tokens that descend from it
-	Salt string `json:"salt"`
-	Hash string `json:"argon2id"`
+	ID    string    `json:"id"`              // names the password in tokens that descend from it
+	Start time.Time `json:"start,omitzero"`  // of a client's secret
+	Hint  string    `json:"hint,omitempty"`  // of a client's secret: how it begins
+	Salt  string    `json:"salt"`
+	Hash  string    `json:"argon2id"`
 }
 
 type verifiers struct {
@@ -139,6 +145,9 @@ func (s *Store) seal(h Holder, chance string) (check, id string) {
 	for i := range text {
 		text[i], n = base62[n%62], n/62
 	}
+	if h.kind == ServicePrincipal { // Azure's clients want a GUID
+		return string(text), ref.DerivedGUID(sum[8:24])
+	}
 	return string(text), base64.RawURLEncoding.EncodeToString(sum[8:24])
 }
 
@@ -152,16 +161,18 @@ func (s *Store) NewPassword(ctx context.Context, h Holder, name string, expiry t
 	if !expiry.IsZero() && !expiry.After(now) {
 		return Password{}, fault.New(fault.BadRequest, "the expiry of a password lies in the future")
 	}
-	now = now.Truncate(time.Microsecond)
+	v, text, err := s.generate(ctx, h)
+	v.PasswordInfo = PasswordInfo{Name: name, Created: now.Truncate(time.Microsecond), Expiry: expiry}
+	return Password{name, text, v.Created, expiry, v}, err
+}
+
+// generate makes a secret of h and what is stored of it.
+func (s *Store) generate(ctx context.Context, h Holder) (v verifier, text Secret, err error) {
 	chance := randomText(passwordRandom)
 	check, id := s.seal(h, chance)
-	salt := randomText(22)
-	var sum string
-	if err := s.slowly(ctx, func() { sum = hash(chance+check, salt) }); err != nil {
-		return Password{}, err
-	}
-	info := PasswordInfo{name, now, expiry}
-	return Password{name, Secret(chance + check), now, expiry, verifier{info, id, salt, sum}}, nil
+	v.ID, v.Salt = id, randomText(22)
+	err = s.slowly(ctx, func() { v.Hash = hash(chance+check, v.Salt) })
+	return v, Secret(chance + check), err
 }
 
 func randomText(n int) string {
@@ -181,24 +192,24 @@ func randomText(n int) string {
 
 // PutPasswords stores made passwords in place of those of the same name.
 func (s *Store) PutPasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, made ...Password) error {
-	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) []verifier {
+	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) ([]verifier, error) {
 		for _, p := range made {
 			vs = slices.DeleteFunc(vs, func(v verifier) bool { return v.Name == p.Name })
 			vs = append(vs, p.proof)
 		}
 		slices.SortFunc(vs, func(a, b verifier) int { return strings.Compare(a.Name, b.Name) })
-		return vs
+		return vs, nil
 	})
 }
 
 // KeepPasswords forgets the passwords of h whose name is not listed.
 func (s *Store) KeepPasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, names ...string) error {
-	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) []verifier {
-		return slices.DeleteFunc(vs, func(v verifier) bool { return !slices.Contains(names, v.Name) })
+	return s.changePasswords(ctx, tx, h, by, func(vs []verifier) ([]verifier, error) {
+		return slices.DeleteFunc(vs, func(v verifier) bool { return !slices.Contains(names, v.Name) }), nil
 	})
 }
 
-func (s *Store) changePasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, change func([]verifier) []verifier) error {
+func (s *Store) changePasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, change func([]verifier) ([]verifier, error)) error {
 	var vs verifiers
 	doc, err := s.o.Documents.GetTx(ctx, tx, h.document())
 	switch {
@@ -211,7 +222,9 @@ func (s *Store) changePasswords(ctx context.Context, tx *db.Tx, h Holder, by res
 			return fmt.Errorf("read passwords of %s: %w", h.id, err)
 		}
 	}
-	vs.Passwords = change(vs.Passwords)
+	if vs.Passwords, err = change(vs.Passwords); err != nil {
+		return err
+	}
 	if doc.Properties, err = json.Marshal(vs); err != nil {
 		return err
 	}
@@ -226,6 +239,9 @@ func (s *Store) Passwords(ctx context.Context, h Holder) ([]PasswordInfo, error)
 	infos := make([]PasswordInfo, len(vs))
 	for i, v := range vs {
 		infos[i] = v.PasswordInfo
+		if err == nil {
+			infos[i].Used, err = s.lastUse(ctx, v.ID)
+		}
 	}
 	return infos, err
 }
@@ -259,11 +275,11 @@ func (s *Store) shown(parts ...string) shown {
 	return sha256.Sum256(text)
 }
 
-// password proves a user name and password.
-func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal, error) {
-	key := s.shown(r.UID, c.Name, string(c.Secret))
+// password proves a user name and password, or a client id and secret.
+func (s *Store) password(ctx context.Context, r Realm, at Plane, c Credentials) (Principal, error) {
+	key := s.shown(r.UID, string(rune('0'+at)), string(rune('0'+c.Method)), c.Name, string(c.Secret))
 	return s.proven.Get(ctx, s.o.Documents, key, func(ctx context.Context) (Principal, error) {
-		h, id, ok := s.recognize(r, c)
+		h, id, ok := s.recognize(r, at, c)
 		if !ok {
 			return Principal{}, refused()
 		}
@@ -278,88 +294,37 @@ func (s *Store) password(ctx context.Context, r Realm, c Credentials) (Principal
 		if ok, err := s.matches(ctx, key, c.Secret, v); err != nil || !ok {
 			return Principal{}, cmp.Or(err, refused())
 		}
-		return a.principal(v), nil
+		return a.by(id)
 	})
+}
+
+// holders are whose password this could be: what opens one plane is nothing at
+// another.
+func holders(r Realm, at Plane, c Credentials) []Holder {
+	admin, token, user, client := AdminHolder(r.ID), TokenHolder(r.ID, c.Name), UserHolder(c.Name), ClientHolder(c.Name)
+	switch {
+	case c.Method == ClientSecret:
+		return []Holder{client}
+	case at == AuthorityPlane:
+		return []Holder{user}
+	case at == ControlPlane:
+		return []Holder{user, client}
+	}
+	return []Holder{admin, token, user, client}
 }
 
 // recognize tells whose password this is, if this server made it. It looks
 // nothing up, so it takes the same time for every account, real or not.
-func (s *Store) recognize(r Realm, c Credentials) (found Holder, id string, ok bool) {
+func (s *Store) recognize(r Realm, at Plane, c Credentials) (found Holder, id string, ok bool) {
 	if len(c.Secret) != passwordRandom+passwordCheck || !ValidName(c.Name) {
 		return Holder{}, "", false
 	}
 	chance, check := string(c.Secret[:passwordRandom]), string(c.Secret[passwordRandom:])
-	for _, h := range [...]Holder{
-		{Admin, r.ID},
-		{Token, TokenID(r.ID, c.Name)},
-		{User, UserID(c.Name)},
-	} {
+	for _, h := range holders(r, at, c) {
 		want, name := s.seal(h, chance)
 		if subtle.ConstantTimeCompare([]byte(want), []byte(check)) == 1 && (h.kind != Admin || strings.EqualFold(c.Name, r.Name)) {
 			found, id, ok = h, name, true
 		}
 	}
 	return found, id, ok
-}
-
-// An account is a document that can sign in, with what proves it.
-type account struct {
-	Principal
-	passwords []verifier
-}
-
-type accountKey struct {
-	kind     Kind
-	id       ref.ID
-	registry string
-}
-
-// account reads the account of h; Unauthenticated if there is none or it is
-// disabled.
-func (s *Store) account(ctx context.Context, h Holder, r Realm) (*account, error) {
-	return s.accounts.Get(ctx, s.o.Documents, accountKey{h.kind, h.id, r.UID}, func(ctx context.Context) (*account, error) {
-		p := Principal{ID: "admin@" + r.UID, Kind: Admin, Name: r.Name, Account: h.id, Registry: r.UID}
-		if h.kind != Admin {
-			doc, err := s.o.Documents.Get(ctx, h.id)
-			if fault.Of(err) == fault.NotFound {
-				return nil, refused()
-			}
-			if err != nil {
-				return nil, err
-			}
-			var state UserProperties // tokens have a status as well
-			if err := json.Unmarshal(doc.Properties, &state); err != nil {
-				return nil, fmt.Errorf("read account %s: %w", h.id, err)
-			}
-			if state.Status != EnabledStatus {
-				return nil, refused()
-			}
-			p = Principal{ID: doc.System.UID, Kind: h.kind, Name: doc.ID.Name(), Account: doc.ID}
-			if h.kind == Token {
-				p.Registry = r.UID
-			}
-		}
-		vs, err := s.verifiers(ctx, h)
-		if err != nil {
-			return nil, err
-		}
-		return &account{p, vs}, nil
-	})
-}
-
-func (a *account) verifier(id string) (verifier, bool) {
-	at := slices.IndexFunc(a.passwords, func(v verifier) bool { return v.ID == id })
-	if at < 0 {
-		return verifier{}, false
-	}
-	return a.passwords[at], true
-}
-
-var passwordMethods = []string{"pwd"} // RFC 8176
-
-func (a *account) principal(v verifier) Principal {
-	p := a.Principal
-	p.Credential, p.Until = v.ID, v.Expiry
-	p.Authentication.AMR = passwordMethods
-	return p
 }

@@ -145,6 +145,12 @@ func (s *Store) List(ctx context.Context, under ref.ID, typ string, after ref.ID
 	return list(ctx, s.db, max(from, after.Key()), to, strings.ToLower(typ), limit)
 }
 
+// ListTx is List inside a transaction.
+func (s *Store) ListTx(ctx context.Context, tx *db.Tx, under ref.ID, typ string, after ref.ID, limit int) ([]Resource, error) {
+	from, to := below(under)
+	return list(ctx, tx, max(from, after.Key()), to, strings.ToLower(typ), limit)
+}
+
 // below is the range of keys, both ends excluded, that lie below id in the tree.
 func below(id ref.ID) (from, to string) {
 	key := strings.TrimSuffix(id.Key(), "/")

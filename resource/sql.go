@@ -59,7 +59,12 @@ func remove(ctx context.Context, tx *db.Tx, id ref.ID) error {
 	return nil
 }
 
-func list(ctx context.Context, d *db.DB, from, to, typ string, limit int) (all []Resource, err error) {
+// A querier is the database, or a transaction on it.
+type querier interface {
+	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
+}
+
+func list(ctx context.Context, d querier, from, to, typ string, limit int) (all []Resource, err error) {
 	where, args := `id > $1 AND id < $2`, []any{from, to, limit}
 	if typ != "" {
 		where, args = where+` AND type = $4`, append(args, typ)

@@ -14,3 +14,4 @@ CREATE TABLE used (
 	credential TEXT COLLATE "C" NOT NULL PRIMARY KEY,
 	at         BIGINT NOT NULL
 );
+CREATE INDEX used_at ON used (at);

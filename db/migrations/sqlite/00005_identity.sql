@@ -14,3 +14,4 @@ CREATE TABLE used (
 	credential TEXT    NOT NULL PRIMARY KEY,
 	at         INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
+CREATE INDEX used_at ON used (at);

@@ -1,0 +1,129 @@
+// Package directory is who can be known here: users, service principals, managed
+// identities, what each of them may prove itself with, and the external issuers
+// that vouch for others (IM-1, IM-3).
+//
+// Every object is a document. A change asks the grant, and commits with its event;
+// identity reads the documents at the next request. What is deleted takes
+// everything along that could prove it, so that every token that descends from it
+// is unknown at once. Its role assignments stay where their owners put them: they
+// name an id that nobody has again, and give nothing.
+package directory
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"breakwater/access"
+	"breakwater/db"
+	"breakwater/fault"
+	"breakwater/identity"
+	"breakwater/ledger"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// A Store changes and shows the directory.
+type Store struct {
+	DB        *db.DB
+	Documents *resource.Store
+	Ledger    *ledger.Ledger
+	Identity  *identity.Store
+}
+
+// disabled is the status of an account that may not sign in.
+const disabled = "disabled"
+
+// checkStatus completes and checks the status of an account.
+func checkStatus(status *string) error {
+	if *status == "" {
+		*status = identity.EnabledStatus
+	}
+	if *status != identity.EnabledStatus && *status != disabled {
+		return fault.New(fault.BadRequest, "the status of an account is %s or %s", identity.EnabledStatus, disabled)
+	}
+	return nil
+}
+
+// maxText bounds what only people read: display names, descriptions.
+const maxText = 256
+
+func checkText(what, text string) error {
+	if len(text) > maxText || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fault.New(fault.BadRequest, "the %s has at most %d bytes, and no control characters", what, maxText)
+	}
+	return nil
+}
+
+func badName(kind string) error {
+	return fault.New(fault.BadRequest, "the name of a %s has 1 to 64 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit", kind)
+}
+
+func absent(kind string) error { return fault.New(fault.NotFound, "there is no %s of this name", kind) }
+
+// A kind is a type of the directory's documents, and how people call it.
+type kind struct{ typ, called string }
+
+// of refuses a document of another type, so that a name cannot lead to it.
+func (k kind) of(doc resource.Resource, err error) (resource.Resource, error) {
+	if fault.Of(err) == fault.NotFound || err == nil && !strings.EqualFold(doc.Type, k.typ) {
+		err = absent(k.called)
+	}
+	return doc, err
+}
+
+func (s *Store) get(ctx context.Context, k kind, id ref.ID) (resource.Resource, error) {
+	return k.of(s.Documents.Get(ctx, id))
+}
+
+func (s *Store) getTx(ctx context.Context, tx *db.Tx, k kind, id ref.ID) (resource.Resource, error) {
+	return k.of(s.Documents.GetTx(ctx, tx, id))
+}
+
+// put writes a document whose properties are p.
+func (s *Store) put(ctx context.Context, tx *db.Tx, g access.Grant, doc resource.Resource, p any, ifMatch string) (resource.Resource, error) {
+	var err error
+	if doc.Properties, err = json.Marshal(p); err != nil {
+		return doc, err
+	}
+	doc.System = g.Modified()
+	return s.Documents.Put(ctx, tx, doc, ifMatch)
+}
+
+// exists makes the Conflict of a creation whose name is taken.
+func (k kind) exists(ifMatch string, err error, name string) error {
+	if ifMatch == resource.Absent && fault.Of(err) == fault.Stale {
+		return fault.New(fault.Conflict, "there is a %s called %s already", k.called, name)
+	}
+	return err
+}
+
+// record appends the event of a change at the end of its transaction.
+func (s *Store) record(ctx context.Context, tx *db.Tx, g access.Grant, a access.Action, id ref.ID, more map[string]string) error {
+	e := g.Event(ledger.Administrative, string(a), id.Scope())
+	e.Detail.More = more
+	return s.Ledger.Append(ctx, tx, e)
+}
+
+func read[T any](doc resource.Resource) (p T, err error) {
+	if err = json.Unmarshal(doc.Properties, &p); err != nil {
+		return p, fmt.Errorf("read %s: %w", doc.ID, err)
+	}
+	return p, nil
+}
+
+// each shows the documents of a kind below under, after the one called after.
+func each[T any](ctx context.Context, s *Store, k kind, under, after ref.ID, limit int, show func(context.Context, resource.Resource) (T, error)) ([]T, error) {
+	docs, err := s.Documents.List(ctx, under, k.typ, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]T, len(docs))
+	for i, doc := range docs {
+		if all[i], err = show(ctx, doc); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}

@@ -1,0 +1,175 @@
+package directory
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"breakwater/access"
+	"breakwater/db"
+	"breakwater/fault"
+	"breakwater/identity"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// A User is a person of this server's own directory.
+type User struct {
+	ID          ref.ID
+	Name        string
+	PrincipalID string
+	Etag        string
+	System      resource.SystemData
+	Passwords   []identity.PasswordInfo
+	identity.UserProperties
+}
+
+var users = kind{identity.UserType, "user"}
+
+const allUsers = ref.ID("/providers/" + identity.UserType)
+
+// CreateUser creates a user with one password that does not expire. A user of
+// that name is Conflict.
+func (s *Store) CreateUser(ctx context.Context, g access.Grant, name string) (identity.Password, resource.Resource, error) {
+	h, id := identity.UserHolder(name), identity.UserID(name)
+	if err := g.Allows(access.UserWrite, id.Scope()); err != nil {
+		return identity.Password{}, resource.Resource{}, err
+	}
+	if !identity.ValidName(name) {
+		return identity.Password{}, resource.Resource{}, badName("user")
+	}
+	password, err := s.Identity.NewPassword(ctx, h, identity.PasswordNames[0], time.Time{})
+	if err != nil {
+		return identity.Password{}, resource.Resource{}, err
+	}
+	doc := resource.Resource{ID: id, Type: identity.UserType}
+	err = s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		doc, err = s.put(ctx, tx, g, doc, identity.UserProperties{Status: identity.EnabledStatus}, resource.Absent)
+		if err != nil {
+			return users.exists(resource.Absent, err, name)
+		}
+		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, g, access.UserWrite, id, nil)
+	})
+	return password, doc, err
+}
+
+// ResetUser gives a user a new password in place of all others.
+func (s *Store) ResetUser(ctx context.Context, g access.Grant, name string) (identity.Password, error) {
+	h, id := identity.UserHolder(name), identity.UserID(name)
+	if err := g.Allows(access.UserReset, id.Scope()); err != nil {
+		return identity.Password{}, err
+	}
+	password, err := s.Identity.NewPassword(ctx, h, identity.PasswordNames[0], time.Time{})
+	if err != nil {
+		return identity.Password{}, err
+	}
+	return password, s.DB.Write(ctx, func(tx *db.Tx) error {
+		if _, err := s.getTx(ctx, tx, users, id); err != nil {
+			return err
+		}
+		if err := s.Identity.KeepPasswords(ctx, tx, h, g.Modified()); err != nil {
+			return err
+		}
+		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, g, access.UserReset, id, map[string]string{"password": password.Name})
+	})
+}
+
+// PutUser creates a user without a password (ResetUser makes one), or changes its
+// status: who is disabled is unknown from the next request on. Nobody disables
+// itself.
+func (s *Store) PutUser(ctx context.Context, g access.Grant, name string, p identity.UserProperties, ifMatch string) (User, error) {
+	id := identity.UserID(name)
+	if err := g.Allows(access.UserWrite, id.Scope()); err != nil {
+		return User{}, err
+	}
+	if !identity.ValidName(name) {
+		return User{}, badName("user")
+	}
+	if err := checkStatus(&p.Status); err != nil {
+		return User{}, err
+	}
+	if p.Status == disabled && itself(g, id) {
+		return User{}, fault.New(fault.Conflict, "nobody disables itself; let somebody else do it")
+	}
+	doc := resource.Resource{ID: id, Type: identity.UserType}
+	err := s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
+			return users.exists(ifMatch, err, name)
+		}
+		return s.record(ctx, tx, g, access.UserWrite, id, map[string]string{"status": p.Status})
+	})
+	if err != nil {
+		return User{}, err
+	}
+	return s.user(ctx, doc)
+}
+
+// User reads one user.
+func (s *Store) User(ctx context.Context, g access.Grant, name string) (User, error) {
+	id := identity.UserID(name)
+	if err := g.Allows(access.UserRead, id.Scope()); err != nil {
+		return User{}, err
+	}
+	doc, err := s.get(ctx, users, id)
+	if err != nil {
+		return User{}, err
+	}
+	return s.user(ctx, doc)
+}
+
+// Users lists the users after the one called after, in order of name.
+func (s *Store) Users(ctx context.Context, g access.Grant, after string, limit int) ([]User, error) {
+	if err := g.Allows(access.UserRead, allUsers.Scope()); err != nil {
+		return nil, err
+	}
+	return each(ctx, s, users, allUsers, start(identity.UserID, after), limit, s.user)
+}
+
+// DeleteUser deletes a user with its passwords. Nobody deletes itself.
+func (s *Store) DeleteUser(ctx context.Context, g access.Grant, name, ifMatch string) error {
+	id := identity.UserID(name)
+	if err := g.Allows(access.UserDelete, id.Scope()); err != nil {
+		return err
+	}
+	if itself(g, id) {
+		return fault.New(fault.Conflict, "nobody deletes itself; let somebody else do it")
+	}
+	return s.DB.Write(ctx, func(tx *db.Tx) error {
+		doc, err := s.getTx(ctx, tx, users, id)
+		if err != nil {
+			return err
+		}
+		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, g, access.UserDelete, id, map[string]string{"principal": doc.System.UID})
+	})
+}
+
+func (s *Store) user(ctx context.Context, doc resource.Resource) (User, error) {
+	p, err := read[identity.UserProperties](doc)
+	if err != nil {
+		return User{}, err
+	}
+	u := User{ID: doc.ID, Name: doc.ID.Name(), PrincipalID: doc.System.UID, Etag: doc.Etag, System: doc.System, UserProperties: p}
+	u.Passwords, err = s.Identity.Passwords(ctx, identity.UserHolder(u.Name))
+	return u, err
+}
+
+func itself(g access.Grant, id ref.ID) bool {
+	return strings.EqualFold(string(g.Principal().Account), string(id))
+}
+
+// start is where a list goes on after a name; "" is from the first.
+func start(id func(name string) ref.ID, after string) ref.ID {
+	if after == "" {
+		return ""
+	}
+	return id(after)
+}

@@ -1,0 +1,53 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"breakwater/db"
+)
+
+// What is remembered of a credential's last use: to which precision, and for how
+// long.
+const (
+	useEvery = 10 * time.Minute
+	useKept  = 2 * 365 * 24 * time.Hour
+)
+
+// uses says that a credential has just proved somebody, itself or by a token that
+// descends from it. It is written now and then, so that it costs a request
+// nothing; and a database that cannot take it keeps nobody out.
+func (s *Store) uses(ctx context.Context, credential string) {
+	if credential == "" || credential == hostCredential {
+		return
+	}
+	now := time.Now()
+	if at, ok := s.used.get(credential); ok && now.Sub(at) < useEvery {
+		return
+	}
+	s.used.add(credential, now)
+	_ = s.o.DB.WriteRelaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `
+			INSERT INTO used (credential, at) VALUES ($1, $2)
+			ON CONFLICT (credential) DO UPDATE SET at = excluded.at WHERE used.at < excluded.at`, credential, now)
+		if err == nil {
+			_, err = tx.Exec(ctx, `DELETE FROM used WHERE at < $1`, now.Add(-useKept))
+		}
+		return err
+	})
+}
+
+// lastUse is when a credential last proved somebody; zero for never.
+func (s *Store) lastUse(ctx context.Context, credential string) (time.Time, error) {
+	var at int64
+	err := s.o.DB.QueryRow(ctx, `SELECT at FROM used WHERE credential = $1`, credential).Scan(&at)
+	if errors.Is(err, db.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read last use: %w", err)
+	}
+	return time.UnixMicro(at).UTC(), nil
+}
