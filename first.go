@@ -97,9 +97,9 @@ func (h *house) owner(ctx context.Context, g access.Grant, c *config, l login) e
 	}
 	var password identity.Password
 	if absent {
-		password, user, err = h.access.CreateUser(ctx, g, ownerName)
+		password, user, err = h.directory.CreateUser(ctx, g, ownerName)
 	} else {
-		password, err = h.access.ResetUser(ctx, g, ownerName)
+		password, err = h.directory.ResetUser(ctx, g, ownerName)
 	}
 	if err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"breakwater/arm"
 	"breakwater/content"
 	"breakwater/db"
+	"breakwater/directory"
 	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/keys"
@@ -39,6 +40,7 @@ type house struct {
 	rings      *keys.Rings
 	identity   *identity.Store
 	access     *access.Store
+	directory  *directory.Store
 	registries *registry.Store
 	content    *content.Store
 	gate       *gate.Gate
@@ -93,6 +95,7 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 		return nil, err
 	}
 	h.access = &access.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
+	h.directory = &directory.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
 	h.registries = registry.New(registry.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access,
 		Default: registryName, Host: host, Domain: c.domain(host),

@@ -305,58 +305,6 @@ func (s *Store) Unassign(ctx context.Context, g Grant, scope ref.Scope, name str
 	})
 }
 
-// CreateUser creates a user with one password that does not expire. A user of
-// that name is Conflict.
-func (s *Store) CreateUser(ctx context.Context, g Grant, name string) (identity.Password, resource.Resource, error) {
-	h, id := identity.UserHolder(name), identity.UserID(name)
-	if err := g.Allows(UserWrite, id.Scope()); err != nil {
-		return identity.Password{}, resource.Resource{}, err
-	}
-	if !identity.ValidName(name) {
-		return identity.Password{}, resource.Resource{}, badName("user")
-	}
-	password, err := s.Identity.NewPassword(ctx, h, identity.PasswordNames[0], time.Time{})
-	if err != nil {
-		return identity.Password{}, resource.Resource{}, err
-	}
-	doc := resource.Resource{ID: id, Type: identity.UserType}
-	err = s.DB.Write(ctx, func(tx *db.Tx) (err error) {
-		doc, err = s.put(ctx, tx, g, doc, identity.UserProperties{Status: identity.EnabledStatus}, resource.Absent)
-		if err != nil {
-			return exists(resource.Absent, err, "user", name)
-		}
-		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
-			return err
-		}
-		return s.record(ctx, tx, g, UserWrite, id, nil)
-	})
-	return password, doc, err
-}
-
-// ResetUser gives a user a new password in place of all others.
-func (s *Store) ResetUser(ctx context.Context, g Grant, name string) (identity.Password, error) {
-	h, id := identity.UserHolder(name), identity.UserID(name)
-	if err := g.Allows(UserWrite, id.Scope()); err != nil {
-		return identity.Password{}, err
-	}
-	password, err := s.Identity.NewPassword(ctx, h, identity.PasswordNames[0], time.Time{})
-	if err != nil {
-		return identity.Password{}, err
-	}
-	return password, s.DB.Write(ctx, func(tx *db.Tx) error {
-		if err := s.found(ctx, tx, id, identity.UserType); err != nil {
-			return err
-		}
-		if err := s.Identity.KeepPasswords(ctx, tx, h, g.Modified()); err != nil {
-			return err
-		}
-		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
-			return err
-		}
-		return s.record(ctx, tx, g, UserWrite, id, map[string]string{"password": password.Name})
-	})
-}
-
 func badName(kind string) error {
 	return fault.New(fault.BadRequest, "the name of a %s has 1 to 64 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit", kind)
 }

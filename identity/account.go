@@ -33,9 +33,6 @@ var (
 	keyMethod    = []string{"swk"}
 )
 
-// hostCredential is what the tokens of a host's workloads descend from.
-const hostCredential = "host"
-
 type accountKey struct {
 	kind     Kind
 	id       ref.ID
@@ -100,7 +97,7 @@ func (s *Store) loadClient(ctx context.Context, h Holder) (*account, error) {
 	for _, k := range c.keys {
 		a.proofs = append(a.proofs, proof{k.KeyID, k.Start, k.End, keyMethod})
 	}
-	if c.Kind == ManagedIdentity {
+	if here := func(id ref.ID) bool { return id.Key() == c.ID.Key() }; s.o.Host.Listener != "" && slices.ContainsFunc(s.o.Host.Identities, here) {
 		a.proofs = append(a.proofs, proof{id: hostCredential})
 	}
 	federated, err := s.federatedCredentials(ctx, c)

@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha1"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
@@ -81,9 +80,4 @@ func readCertificate(text []byte) (*x509.Certificate, error) {
 		}
 	}
 	return nil, fault.New(fault.BadRequest, "the key of a certificate is RSA of %d to %d bits, or ECDSA on P-256", minRSA, maxRSA)
-}
-
-// thumbprints are the hashes by which an assertion names the certificate.
-func (k *Key) thumbprints() (x5t [sha1.Size]byte, x5tS256 [sha256.Size]byte) {
-	return sha1.Sum(k.Certificate), sha256.Sum256(k.Certificate)
 }

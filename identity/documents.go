@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"breakwater/fault"
 	"breakwater/ref"
@@ -76,7 +75,6 @@ type Client struct {
 	Enabled      bool
 	RedirectURIs []string
 	keys         []Key
-	created      time.Time
 }
 
 // Client finds a client by its id; NotFound if there is none. Whether it is
@@ -109,7 +107,7 @@ func (s *Store) ClientAt(ctx context.Context, id ref.ID) (*Client, error) {
 	if err != nil {
 		return nil, missing(err)
 	}
-	return client(doc)
+	return readClient(doc)
 }
 
 // ManagedIdentity finds a managed identity by the id of its principal; NotFound if
@@ -122,7 +120,7 @@ func (s *Store) ManagedIdentity(ctx context.Context, principal string) (*Client,
 		}
 		all := make(map[string]*Client, len(docs))
 		for _, doc := range docs {
-			c, err := client(doc)
+			c, err := readClient(doc)
 			if err != nil {
 				return nil, err
 			}
@@ -139,8 +137,8 @@ func (s *Store) ManagedIdentity(ctx context.Context, principal string) (*Client,
 	return nil, unknownClient()
 }
 
-func client(doc resource.Resource) (*Client, error) {
-	c := &Client{ID: doc.ID, PrincipalID: doc.System.UID, Name: doc.ID.Name(), created: doc.System.CreatedAt}
+func readClient(doc resource.Resource) (*Client, error) {
+	c := &Client{ID: doc.ID, PrincipalID: doc.System.UID, Name: doc.ID.Name()}
 	switch doc.Type {
 	case ServicePrincipalType:
 		var p ServicePrincipalProperties
@@ -158,6 +156,13 @@ func client(doc resource.Resource) (*Client, error) {
 		return nil, unknownClient()
 	}
 	return c, nil
+}
+
+func (c *Client) typ() string {
+	if c.Kind == ManagedIdentity {
+		return ManagedIdentityType
+	}
+	return ServicePrincipalType
 }
 
 func unknownClient() error { return fault.New(fault.NotFound, "there is no such client") }

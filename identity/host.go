@@ -54,7 +54,3 @@ func (s *Store) host(ctx context.Context, r Realm, c Credentials, from network.O
 // imds is the address where clouds have this endpoint. Where an operator gives it
 // to the loopback interface, callers come from it as well.
 var imds = netip.AddrFrom4([4]byte{169, 254, 169, 254})
-
-func (s *Store) workload(ctx context.Context, id ref.ID) (Principal, error) {
-	return Principal{}, refused()
-}

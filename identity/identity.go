@@ -61,9 +61,12 @@ type Authentication struct {
 // token names. It follows from what names it, so that something can be assigned
 // to it before it has ever signed in; and from the issuer's UID, so that an issuer
 // that is made again vouches for others.
-func FederatedID(issuerUID, claim, value string) string {
-	text := make([]byte, 0, 128)
-	for _, part := range [...]string{issuerUID, claim, value} {
+func FederatedID(issuerUID, claim, value string) string { return derived(issuerUID, claim, value) }
+
+// derived is the GUID that follows from all parts, and from each in its place.
+func derived(parts ...string) string {
+	text := make([]byte, 0, 256)
+	for _, part := range parts {
 		text = binary.BigEndian.AppendUint32(text, uint32(len(part)))
 		text = append(text, part...)
 	}

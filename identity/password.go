@@ -83,9 +83,9 @@ type PasswordInfo struct {
 // A verifier is what is stored of a password.
 type verifier struct {
 	PasswordInfo
-	ID    string    `json:"id"`              // names the password in tokens that descend from it
-	Start time.Time `json:"start,omitzero"`  // of a client's secret
-	Hint  string    `json:"hint,omitempty"`  // of a client's secret: how it begins
+	ID    string    `json:"id"`             // names the password in tokens that descend from it
+	Start time.Time `json:"start,omitzero"` // of a client's secret
+	Hint  string    `json:"hint,omitempty"` // of a client's secret: how it begins
 	Salt  string    `json:"salt"`
 	Hash  string    `json:"argon2id"`
 }
@@ -298,8 +298,9 @@ func (s *Store) password(ctx context.Context, r Realm, at Plane, c Credentials) 
 	})
 }
 
-// holders are whose password this could be: what opens one plane is nothing at
-// another.
+// holders are whose password this could be. The authority gives tokens to nobody
+// who exists in one registry only; the control plane knows them, so that its
+// refusal says who it was.
 func holders(r Realm, at Plane, c Credentials) []Holder {
 	admin, token, user, client := AdminHolder(r.ID), TokenHolder(r.ID, c.Name), UserHolder(c.Name), ClientHolder(c.Name)
 	switch {
@@ -307,8 +308,6 @@ func holders(r Realm, at Plane, c Credentials) []Holder {
 		return []Holder{client}
 	case at == AuthorityPlane:
 		return []Holder{user}
-	case at == ControlPlane:
-		return []Holder{user, client}
 	}
 	return []Holder{admin, token, user, client}
 }

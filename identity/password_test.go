@@ -283,7 +283,7 @@ func BenchmarkGuess(b *testing.B) {
 	w := open(b, dbtest.SQLite(b))
 	guess := Credentials{Method: Basic, Name: "owner", Secret: Secret(strings.Repeat("A", passwordRandom+passwordCheck))}
 	for b.Loop() {
-		if _, _, ok := w.recognize(shop, guess); ok {
+		if _, _, ok := w.recognize(shop, ContentPlane, guess); ok {
 			b.Fatal("a guess was right")
 		}
 	}

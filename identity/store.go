@@ -38,6 +38,8 @@ type Store struct {
 	accounts resource.Cache[accountKey, *account]
 	proven   resource.Cache[shown, Principal]
 	keyring  resource.Cache[use, *keyring]
+	clients  resource.Cache[string, *Client]              // by client id
+	managed  resource.Cache[struct{}, map[string]*Client] // by principal id
 
 	outside outside // external issuers
 
@@ -50,6 +52,7 @@ type Store struct {
 	waiting  throttle[struct{}]           // … all of them
 	typing   throttle[netip.Prefix]       // codes of devices that people type
 	polls    throttle[string]             // devices that ask whether somebody has signed in
+	used     recent[string, time.Time]    // credentials, and when that was last written down
 	hashing  chan struct{}                // argon2id runs that may go on at a time
 	rotating sync.Mutex
 	opened   sync.Map // kid → crypto.Signer
@@ -129,6 +132,7 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, at Plane, c Credentia
 		err = refused()
 	}
 	if err == nil {
+		s.uses(ctx, p.Credential)
 		return p, nil
 	}
 	// A token cannot be guessed, and many callers show one that has ended.
@@ -150,11 +154,11 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 			case c.Name == RefreshUser:
 				return s.token(ctx, r, string(c.Secret), refreshGrant)
 			case c.Secret.signed() && ref.IsGUID(c.Name):
-				return s.client(ctx, r, c)
+				return s.client(ctx, r, at, c)
 			case c.Secret.signed():
 				return s.external(ctx, r, at, c.Secret)
 			}
-			return s.password(ctx, r, c)
+			return s.password(ctx, r, at, c)
 		case Bearer:
 			return s.token(ctx, r, string(c.Secret), accessGrant)
 		case ExternalToken:
@@ -163,16 +167,16 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 	case ControlPlane:
 		switch c.Method {
 		case Basic:
-			return s.password(ctx, r, c)
+			return s.password(ctx, r, at, c)
 		case Bearer:
 			return s.foreign(ctx, r, at, c.Secret)
 		}
 	case AuthorityPlane:
 		switch c.Method {
 		case Basic:
-			return s.password(ctx, r, c)
+			return s.password(ctx, r, at, c)
 		case ClientSecret, ClientAssertion:
-			return s.client(ctx, r, c)
+			return s.client(ctx, r, at, c)
 		case ExternalToken:
 			return s.external(ctx, r, at, c.Secret)
 		case RefreshToken, AuthorizationCode, DeviceCode, HostIdentity:

@@ -136,6 +136,8 @@ func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, er
 		h = AdminHolder(r.ID)
 	case User:
 		h = UserHolder(c.Subject)
+	case ServicePrincipal, ManagedIdentity:
+		h = Holder{c.Kind, ClientID(c.Client)}
 	case Federated:
 		return s.federated(ctx, c)
 	default:
@@ -145,11 +147,10 @@ func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, er
 	if err != nil {
 		return Principal{}, err
 	}
-	v, ok := a.verifier(c.Credential)
-	if !ok || a.ID != c.Principal {
+	p, err := a.by(c.Credential)
+	if err != nil || a.ID != c.Principal {
 		return Principal{}, refused()
 	}
-	p := a.principal(v)
 	p.Client, p.Groups, p.Authentication = c.Client, c.Groups, c.Authentication
 	return p, nil
 }

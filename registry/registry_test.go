@@ -19,6 +19,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/db/dbtest"
+	"breakwater/directory"
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/keys"
@@ -48,6 +49,7 @@ type house struct {
 	rings      *keys.Rings
 	identity   *identity.Store
 	access     *access.Store
+	users      *directory.Store
 	registries *registry.Store
 	server     access.Grant
 }
@@ -73,6 +75,7 @@ func build(t testing.TB, d *db.DB) *house {
 		t.Fatal(err)
 	}
 	h.access = &access.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
+	h.users = &directory.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
 	h.registries = registry.New(registry.Options{DB: d, Documents: h.docs, Ledger: l, Rings: h.rings, Identity: h.identity, Access: h.access,
 		Default: "breakwater", Host: "localhost:8443", Domain: "example.com:8443"})
 	for _, id := range []ref.ID{mainID, shopID} {
@@ -128,7 +131,7 @@ func (h *house) grant(host string, c identity.Credentials) access.Grant {
 // owner makes a user with the role at the scope, and enters as it.
 func (h *house) user(name, role string, scope ref.Scope) identity.Credentials {
 	h.t.Helper()
-	password, doc, err := h.access.CreateUser(h.t.Context(), h.server, name)
+	password, doc, err := h.users.CreateUser(h.t.Context(), h.server, name)
 	h.ok(err)
 	if role != "" {
 		_, err = h.access.Assign(h.t.Context(), h.server, scope, "assignment-of-"+name, access.AssignmentProperties{RoleDefinitionID: role, PrincipalID: doc.System.UID})
@@ -450,7 +453,7 @@ func TestTokenServicesCheckWhatTheyAreGiven(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, _, err := h.access.CreateUser(ctx, g, "a/b"); fault.Of(err) != fault.BadRequest {
+	if _, _, err := h.users.CreateUser(ctx, g, "a/b"); fault.Of(err) != fault.BadRequest {
 		t.Errorf("a bad name: %v", err)
 	}
 	c := h.token(g, "ci", "repositories/a/content/read")
@@ -583,10 +586,10 @@ func TestAssignmentsHoldWhereAndWhileTheyDo(t *testing.T) {
 		if _, err := h.access.Assign(ctx, contributor, mainID.Scope(), "mine", access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: contributor.Principal().ID}); fault.Of(err) != fault.Denied {
 			t.Errorf("a contributor made itself an owner: %v", err)
 		}
-		if _, err := h.access.ResetUser(ctx, contributor, "guest"); fault.Of(err) != fault.Denied {
+		if _, err := h.users.ResetUser(ctx, contributor, "guest"); fault.Of(err) != fault.Denied {
 			t.Errorf("a contributor made itself somebody else: %v", err)
 		}
-		fresh, err := h.access.ResetUser(ctx, h.server, "guest")
+		fresh, err := h.users.ResetUser(ctx, h.server, "guest")
 		h.ok(err)
 		if _, err := h.enter("", c); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("the password was made anew: %v", err)

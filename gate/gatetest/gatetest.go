@@ -15,6 +15,7 @@ import (
 
 	"breakwater/access"
 	"breakwater/db"
+	"breakwater/directory"
 	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/keys"
@@ -33,6 +34,7 @@ type House struct {
 	Ledger     *ledger.Ledger
 	Identity   *identity.Store
 	Access     *access.Store
+	Directory  *directory.Store
 	Registries *registry.Store
 	Rings      *keys.Rings
 	Objects    object.Store
@@ -68,6 +70,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	})
 	must(err)
 	h.Access = &access.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
+	h.Directory = &directory.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
 	h.Registries = registry.New(registry.Options{
 		DB: d, Documents: h.Documents, Ledger: h.Ledger, Rings: h.Rings, Identity: h.Identity, Access: h.Access,
 		Default: "breakwater", Host: "localhost", Domain: "registries.test",
@@ -77,7 +80,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	h.Registry, err = h.Registries.Create(ctx, access.ServerGrant(access.Registry{}, access.Call{}),
 		id.Extension(registry.Type, "breakwater"), "local", nil, registry.Properties{})
 	must(err)
-	password, user, err := h.Access.CreateUser(ctx, h.Server(), h.OwnerName)
+	password, user, err := h.Directory.CreateUser(ctx, h.Server(), h.OwnerName)
 	must(err)
 	h.OwnerPassword = string(password.Value)
 	_, err = h.Access.Assign(ctx, h.Server(), ref.Everything, "00000000-0000-0000-0000-000000000001", access.AssignmentProperties{
