@@ -126,10 +126,12 @@ func (p *IssuerProperties) Check() error {
 		if err != nil || len(set.keys) == 0 {
 			return bad("jwks is a set of public keys: %v", err)
 		}
+		kids := map[string]bool{}
 		for _, k := range set.keys {
-			if len(set.keys) > 1 && (k.KeyID == "" || slices.ContainsFunc(set.keys, func(o jose.JSONWebKey) bool { return o.KeyID == k.KeyID && o.Key != k.Key })) {
+			if len(set.keys) > 1 && (k.KeyID == "" || kids[k.KeyID]) {
 				return bad("jwks: each of several keys has a kid of its own")
 			}
+			kids[k.KeyID] = true
 		}
 	}
 	if p.Status != EnabledStatus && p.Status != "disabled" {

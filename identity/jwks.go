@@ -9,7 +9,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -171,12 +170,12 @@ type source struct {
 // is Unavailable, and the keys are those known before, if that is not too long ago:
 // they prove nothing new.
 func (o *source) get(ctx context.Context, kid string) (*keySet, error) {
-	for {
+	for asked := false; ; asked = true {
 		o.mu.Lock()
 		now := time.Now()
 		fresh := o.fixed || o.keys != nil && now.Before(o.fresh)
 		switch {
-		case fresh && (o.fixed || o.keys.knows(kid) || now.Before(o.kids)):
+		case fresh && (o.fixed || asked || o.keys.knows(kid) || now.Before(o.kids)):
 			defer o.mu.Unlock()
 			return o.keys, nil
 		case o.asking != nil:
@@ -350,7 +349,7 @@ func (a *asker) discover(ctx context.Context, issuer string) (d discovery, err e
 		return d, err
 	}
 	a.later.Store(true)
-	if err := json.Unmarshal(body, &d); err != nil {
+	if err := strict.Unmarshal(body, &d); err != nil {
 		return d, errors.New("its discovery document cannot be read")
 	}
 	if d.Issuer != issuer {
