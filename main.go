@@ -99,7 +99,7 @@ and records what happens.
 		}
 	}
 	in("server", serveCommand(), trustCommand())
-	in("access", tokenCommand(), registryCommand())
+	in("access", tokenCommand(), registryCommand(), restCommand())
 	in("record", logsCommand())
 	in("about", surfaceCommand(), versionCommand())
 	root.AddCommand(hammerCommand())

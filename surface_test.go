@@ -27,10 +27,14 @@ func surface(t *testing.T) []route {
 
 // Routes that need no right, and why that is right.
 var open = map[string]string{
-	"GET /v2/":           "says only that the caller is known",
-	"HEAD /v2/":          "says only that the caller is known",
-	"GET /oauth2/token":  "is where credentials are shown; a token has no rights of its own",
-	"POST /oauth2/token": "is where credentials are shown; a token has no rights of its own",
+	"GET /v2/":                             "says only that the caller is known",
+	"HEAD /v2/":                            "says only that the caller is known",
+	"GET /oauth2/token":                    "is where credentials are shown; a token has no rights of its own",
+	"POST /oauth2/token":                   "is where credentials are shown; a token has no rights of its own",
+	"GET /tenants":                         "has what the caller may see",
+	"GET /subscriptions":                   "has what the caller may see",
+	"GET /subscriptions/{}/resourceGroups": "has what the caller may see",
+	"GET /subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries": "has what the caller may see",
 }
 
 // Routes whose DELETE takes away nothing that others could read.

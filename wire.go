@@ -139,11 +139,9 @@ func (h *house) surfaces() []api {
 		{"/v2", &oci.API{Content: h.content, Registries: h.registries}},
 		{"/oauth2/", &acr.API{Identity: h.identity, Registries: h.registries}},
 		{"", arm.New(h.ledger,
-			arm.Plain(h.documents, arm.SubscriptionType),
-			arm.Plain(h.documents, arm.ResourceGroupType),
+			arm.Above(h.documents, h.identity),
 			arm.Registries(h.registries, h.access),
-			arm.ScopeMaps(h.access),
-			arm.Tokens(h.access),
+			arm.Authorization(h.access),
 		)},
 	}
 }

@@ -31,21 +31,36 @@ import (
 // ifMatch is one of resource's expectations, or the etag of what was merged.
 type Kind struct {
 	Type                string // as it is spelled: Microsoft.ContainerRegistry/registries/tokens
+	Place               place
 	Read, Write, Delete access.Action
 
+	Seen    bool           // a list needs no right: it has what the caller may see
+	Made    bool           // PUT always answers 201; Azure's clients take no other answer here
+	Filters []string       // that its lists know
+	Shown   func(view) any // what callers see, if it is more than a view
+
 	Get    func(ctx context.Context, g access.Grant, id ref.ID) (resource.Resource, error)
-	List   func(ctx context.Context, g access.Grant, under, after ref.ID, limit int) ([]resource.Resource, error)
+	List   func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error)
 	Put    func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error)
-	Remove func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error
+	Remove func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) // what it was, if the answer shall show it
 
 	Actions []Action
+}
+
+// A Query says which resources a list has: those at or below Under, in order of
+// their ids, after After, at most Limit.
+type Query struct {
+	Under, After ref.ID
+	Limit        int
+	Filter       access.Filter
 }
 
 // An Action is something else that can be done with a resource: POST id/name.
 type Action struct {
 	Name  string
 	Right access.Action
-	Run   func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error)
+	Reads bool                                                                                    // it changes nothing, so it is the door that records it
+	Run   func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error) // nil has no body
 }
 
 // An API is the control plane.
@@ -56,8 +71,9 @@ type API struct {
 }
 
 // New makes the control plane of these kinds, and of the events in l.
-func New(l *ledger.Ledger, kinds ...Kind) *API {
+func New(l *ledger.Ledger, rooms ...[]Kind) *API {
 	a := &API{ledger: l, kinds: map[string]*Kind{}}
+	kinds := slices.Concat(rooms...)
 	for i := range kinds {
 		a.kinds[strings.ToLower(kinds[i].Type)] = &kinds[i]
 		a.routes = append(a.routes, kinds[i].routes()...)
@@ -71,41 +87,82 @@ func New(l *ledger.Ledger, kinds ...Kind) *API {
 func (a *API) Routes() []gate.Route { return a.routes }
 
 func (k *Kind) routes() (all []gate.Route) {
-	one := pattern(k.Type)
+	one := k.pattern()
 	list := one[:strings.LastIndexByte(one, '/')]
-	for _, r := range []gate.Route{
-		{Method: http.MethodGet, Pattern: list, Action: k.Read},
-		{Method: http.MethodGet, Pattern: one, Action: k.Read},
-		{Method: http.MethodPut, Pattern: one, Action: k.Write},
-		{Method: http.MethodPatch, Pattern: one, Action: k.Write},
-		{Method: http.MethodDelete, Pattern: one, Action: k.Delete},
-	} {
-		if r.Action != "" {
-			r.Operation = string(r.Action)
-			all = append(all, r)
-		}
+	route := func(method, pattern string, needs, name access.Action) {
+		all = append(all, gate.Route{Method: method, Pattern: pattern, Operation: string(name), Action: needs})
+	}
+	if k.Seen {
+		route(http.MethodGet, list, "", k.Read)
+	} else {
+		route(http.MethodGet, list, k.Read, k.Read)
+	}
+	if k.Get != nil {
+		route(http.MethodGet, one, k.Read, k.Read)
+	}
+	if k.Write != "" {
+		route(http.MethodPut, one, k.Write, k.Write)
+		route(http.MethodPatch, one, k.Write, k.Write)
+	}
+	if k.Delete != "" {
+		route(http.MethodDelete, one, k.Delete, k.Delete)
 	}
 	for _, a := range k.Actions {
-		all = append(all, gate.Route{Method: http.MethodPost, Pattern: one + "/" + a.Name, Operation: string(a.Right), Action: a.Right})
+		route(http.MethodPost, one+"/"+a.Name, a.Right, a.Right)
 	}
 	return all
 }
 
-// pattern is the path of a resource of a type, with names in braces.
-func pattern(typ string) string {
-	namespace, rest, _ := strings.Cut(typ, "/")
-	path := "/subscriptions/{}"
-	switch {
-	case strings.EqualFold(typ, SubscriptionType):
-		return path
-	case strings.EqualFold(typ, ResourceGroupType):
-		return path + "/resourceGroups/{}"
+// pattern is the path of a resource of the kind, with names in braces; {scope} is
+// any id, or nothing.
+func (k *Kind) pattern() string {
+	namespace, rest, _ := strings.Cut(k.Type, "/")
+	path := "/providers/" + namespace
+	switch k.Place {
+	case inGroup:
+		path = "/subscriptions/{}/resourceGroups/{}" + path
+	case extension:
+		path = "{scope}" + path
+	case above:
+		path = ""
+		if strings.EqualFold(k.Type, ResourceGroupType) {
+			path = "/subscriptions/{}"
+		}
 	}
-	path += "/resourceGroups/{}/providers/" + namespace
 	for part := range strings.SplitSeq(rest, "/") {
 		path += "/" + part + "/{}"
 	}
 	return path
+}
+
+// lies reports whether the target is where resources of the kind are. Those of a
+// group are also listed above it.
+func (k *Kind) lies(t target) bool {
+	switch k.Place {
+	case extension:
+		return t.Place != above
+	case inGroup:
+		top := t.Last != "" && strings.Count(k.Type, "/") == 1
+		return t.Place == inGroup || top && (t.Place == inTenant || strings.EqualFold(t.Type, SubscriptionType))
+	}
+	return t.Place == k.Place
+}
+
+// at is where rights on the target are needed: an extension is a matter of what
+// it lies on.
+func (k *Kind) at(t target) ref.Scope {
+	if k.Place == extension {
+		return scope(t.On)
+	}
+	return scope(t.ID)
+}
+
+// kind is the kind of a type, if it is offered at the target.
+func (a *API) kind(typ string, t target) *Kind {
+	if k := a.kinds[strings.ToLower(typ)]; k != nil && k.lies(t) {
+		return k
+	}
+	return nil
 }
 
 // Route finds the kind and the verb. It says nothing about what exists.
@@ -117,22 +174,23 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 	if t.ID == "" && strings.EqualFold(t.List, eventsType) {
 		return a.routeEvents(r)
 	}
-	kind := a.kinds[strings.ToLower(t.Type)]
+	call := gate.Call{Category: ledger.Administrative, Plane: identity.ControlPlane}
+	kind := a.kind(t.Type, t)
 	if t.Last == "" {
-		if kind == nil {
+		if kind == nil || kind.Get == nil {
 			return gate.Call{}, unknown()
 		}
-		return one(r, kind, t)
+		return one(call, r.Method, kind, t)
 	}
-	if of := a.kinds[strings.ToLower(t.List)]; of != nil {
+	if of := a.kind(t.List, t); of != nil {
 		if r.Method != http.MethodGet {
 			return gate.Call{}, notOffered(r.Method)
 		}
-		return gate.Call{
-			Operation: string(of.Read), Category: ledger.Administrative, Read: true, Plane: identity.ControlPlane,
-			Needs:   []gate.Need{{Action: of.Read, Scope: scope(t.ID)}},
-			Handler: list(of, t.ID),
-		}, nil
+		call.Operation, call.Read, call.Handler = string(of.Read), true, list(of, t.ID)
+		if !of.Seen {
+			call.Needs = []gate.Need{{Action: of.Read, Scope: of.at(t)}}
+		}
+		return call, nil
 	}
 	if kind != nil {
 		for _, action := range kind.Actions {
@@ -142,20 +200,17 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 			if r.Method != http.MethodPost {
 				return gate.Call{}, notOffered(r.Method)
 			}
-			return gate.Call{
-				Operation: string(action.Right), Category: ledger.Administrative, Plane: identity.ControlPlane,
-				Needs:   []gate.Need{{Action: action.Right, Scope: scope(t.ID)}},
-				Handler: act(action, t.ID),
-			}, nil
+			call.Operation, call.Read, call.Handler = string(action.Right), action.Reads, act(action, t.ID)
+			call.Needs = []gate.Need{{Action: action.Right, Scope: kind.at(t)}}
+			return call, nil
 		}
 	}
 	return gate.Call{}, unknown()
 }
 
-func one(r *http.Request, k *Kind, t target) (gate.Call, error) {
-	call := gate.Call{Category: ledger.Administrative, Plane: identity.ControlPlane}
+func one(call gate.Call, method string, k *Kind, t target) (gate.Call, error) {
 	var right access.Action
-	switch r.Method {
+	switch method {
 	case http.MethodGet:
 		right, call.Read, call.Handler = k.Read, true, get(k, t.ID)
 	case http.MethodPut:
@@ -166,9 +221,9 @@ func one(r *http.Request, k *Kind, t target) (gate.Call, error) {
 		right, call.Handler = k.Delete, remove(k, t.ID)
 	}
 	if right == "" {
-		return gate.Call{}, notOffered(r.Method)
+		return gate.Call{}, notOffered(method)
 	}
-	call.Operation, call.Needs = string(right), []gate.Need{{Action: right, Scope: scope(t.ID)}}
+	call.Operation, call.Needs = string(right), []gate.Need{{Action: right, Scope: k.at(t)}}
 	return call, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,21 +16,37 @@ import (
 func TestAPathNamesOneThing(t *testing.T) {
 	const group = "/subscriptions/S/resourceGroups/G"
 	const reg = group + "/providers/Microsoft.ContainerRegistry/registries/shop"
+	const registries, repository = "Microsoft.ContainerRegistry/registries", "Microsoft.ContainerRegistry/registries/repositories"
+	const auth, assigned = "/providers/Microsoft.Authorization/roleAssignments", "Microsoft.Authorization/roleAssignments"
+	const managed = "/providers/Microsoft.Management/managementGroups/all"
 	for _, test := range []struct {
 		path string
 		want target
 	}{
-		{"/subscriptions", target{Last: "subscriptions", List: SubscriptionType}},
-		{"/subscriptions/S", target{ID: "/subscriptions/S", Type: SubscriptionType}},
-		{group, target{ID: group, Type: ResourceGroupType}},
-		{"/subscriptions/S/resourceGroups", target{ID: "/subscriptions/S", Type: SubscriptionType, Last: "resourceGroups", List: ResourceGroupType}},
-		{reg, target{ID: reg, Type: "Microsoft.ContainerRegistry/registries"}},
-		{reg + "/tokens/ci", target{ID: reg + "/tokens/ci", Type: "Microsoft.ContainerRegistry/registries/tokens"}},
-		{reg + "/tokens", target{ID: reg, Type: "Microsoft.ContainerRegistry/registries", Last: "tokens", List: "Microsoft.ContainerRegistry/registries/tokens"}},
+		{"/subscriptions", target{Last: "subscriptions", List: SubscriptionType, Place: above}},
+		{"/tenants", target{Last: "tenants", List: tenantType, Place: above}},
+		{"/subscriptions/S", target{ID: "/subscriptions/S", Type: SubscriptionType, Place: above}},
+		{group, target{ID: group, Type: ResourceGroupType, Place: above}},
+		{"/subscriptions/S/resourceGroups", target{ID: "/subscriptions/S", Type: SubscriptionType, Last: "resourceGroups", List: ResourceGroupType, Place: above}},
+		{reg, target{ID: reg, Type: registries, On: group}},
+		{reg + "/tokens/ci", target{ID: reg + "/tokens/ci", Type: registries + "/tokens", On: group}},
+		{reg + "/tokens", target{ID: reg, Type: registries, Last: "tokens", List: registries + "/tokens", On: group}},
 		{"/subscriptions/S/providers/Microsoft.ContainerRegistry/registries",
-			target{ID: "/subscriptions/S", Type: SubscriptionType, Last: "registries", List: "Microsoft.ContainerRegistry/registries"}},
-		{"/providers/Microsoft.ContainerRegistry/registries", target{Last: "registries", List: "Microsoft.ContainerRegistry/registries"}},
-		{reg + "/providers/Microsoft.Authorization/locks/l", target{ID: reg + "/providers/Microsoft.Authorization/locks/l", Type: "Microsoft.Authorization/locks"}},
+			target{ID: "/subscriptions/S", Type: SubscriptionType, Last: "registries", List: registries, On: "/subscriptions/S", Place: extension}},
+		{"/providers/Microsoft.ContainerRegistry/registries", target{Last: "registries", List: registries, Place: inTenant}},
+
+		{auth + "/g", target{ID: auth + "/g", Type: assigned, Place: inTenant}},
+		{auth, target{Last: "roleAssignments", List: assigned, Place: inTenant}},
+		{managed + auth + "/g", target{ID: managed + auth + "/g", Type: assigned, On: managed, Place: extension}},
+		{managed + "/subscriptions/S", target{ID: managed + "/subscriptions/S", Type: "Microsoft.Management/managementGroups/subscriptions", Place: inTenant}},
+		{group + auth + "/g", target{ID: group + auth + "/g", Type: assigned, On: group}},
+		{reg + auth + "/g", target{ID: reg + auth + "/g", Type: assigned, On: reg, Place: extension}},
+		{reg + "/tokens/ci" + auth, target{ID: reg + "/tokens/ci", Type: registries + "/tokens", Last: "roleAssignments", List: assigned, On: reg + "/tokens/ci", Place: extension}},
+		{reg + "/repositories/team/api" + auth + "/g", target{ID: reg + "/repositories/team/api" + auth + "/g", Type: assigned, On: reg + "/repositories/team/api", Place: extension}},
+		{reg + "/repositories/api" + auth, target{ID: reg + "/repositories/api", Type: repository, Last: "roleAssignments", List: assigned, On: reg + "/repositories/api", Place: extension}},
+		{reg + "/repositories/providers/api" + auth + "/g", target{ID: reg + "/repositories/providers/api" + auth + "/g", Type: assigned, On: reg + "/repositories/providers/api", Place: extension}},
+		{reg + "/repositories/team/api", target{ID: reg + "/repositories/team/api", Type: repository, On: group}},
+		{reg + "/repositories", target{ID: reg, Type: registries, Last: "repositories", List: repository, On: group}},
 	} {
 		got, err := parse(test.path)
 		if err != nil || got != test.want {
@@ -41,8 +58,44 @@ func TestAPathNamesOneThing(t *testing.T) {
 			t.Errorf("%s with doubled slashes: %+v, %v", test.path, odd, err)
 		}
 		upper, err := parse(strings.ToUpper(test.path))
-		if err != nil || upper.ID.Key() != test.want.ID.Key() || !strings.EqualFold(upper.Type, test.want.Type) || !strings.EqualFold(upper.List, test.want.List) {
+		if err != nil || upper.ID.Key() != test.want.ID.Key() || upper.On.Key() != test.want.On.Key() || upper.Place != test.want.Place ||
+			!strings.EqualFold(upper.Type, test.want.Type) || !strings.EqualFold(upper.List, test.want.List) {
 			t.Errorf("%s in upper case: %+v, %v", test.path, upper, err)
+		}
+	}
+}
+
+// A kind is only where its place is, so that nothing has two ids.
+func TestAKindIsOfferedWhereItLies(t *testing.T) {
+	const group = "/subscriptions/S/resourceGroups/G"
+	const reg = group + "/providers/Microsoft.ContainerRegistry/registries/shop"
+	kinds := map[place]*Kind{inGroup: {Type: "N/t"}, inTenant: {Type: "N/t", Place: inTenant}, extension: {Type: "N/t", Place: extension}}
+	for path, want := range map[string][]place{
+		"/providers/N/t/x":                      {inTenant, extension},
+		"/providers/N/t":                        {inTenant, extension, inGroup},
+		"/subscriptions/S/providers/N/t/x":      {extension},
+		"/subscriptions/S/providers/N/t":        {extension, inGroup},
+		group + "/providers/N/t/x":              {extension, inGroup},
+		group + "/providers/N/t":                {extension, inGroup},
+		reg + "/providers/N/t/x":                {extension},
+		reg + "/providers/N/t":                  {extension},
+		reg + "/repositories/a/providers/N/t/x": {extension},
+	} {
+		target, err := parse(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for at, k := range kinds {
+			if k.lies(target) != slices.Contains(want, at) {
+				t.Errorf("%s is offered in place %d: %t", path, at, k.lies(target))
+			}
+		}
+		on := ref.Everything
+		if before := path[:strings.LastIndex(path, "/providers/")]; before != "" {
+			on = ref.ID(before).Scope()
+		}
+		if got := kinds[extension].at(target); got != on {
+			t.Errorf("%s is a matter of %s", path, got)
 		}
 	}
 }
@@ -51,7 +104,8 @@ func TestAPathThatNamesNothingIsRefused(t *testing.T) {
 	for _, path := range []string{
 		"", "/", "//", "/v2/", "/nothing/here", "/resourceGroups/G", "/subscriptions/S/../T", "/subscriptions/./resourceGroups/G",
 		"/subscriptions/S%2f", "/subscriptions/a b", "/subscriptions/" + strings.Repeat("x", ref.MaxID),
-		"/providers/A/providers/B/c/d",
+		"/providers/A/providers/B/c/d", "/tenants/T", "/tenants/T/providers/A/b",
+		"/subscriptions/S/resourceGroups/G/providers/Microsoft.ContainerRegistry/registries/shop/repositories/a_/providers/A/b/c",
 	} {
 		if got, err := parse(path); err == nil && got.Type == "" && got.List == "" {
 			t.Errorf("%q is %+v", path, got)
@@ -64,6 +118,8 @@ func TestAPathThatNamesNothingIsRefused(t *testing.T) {
 func FuzzPath(f *testing.F) {
 	f.Add("/subscriptions/S/resourceGroups/G/providers/Microsoft.ContainerRegistry/registries/shop/tokens")
 	f.Add("//providers//A/b/c/providers/D/e/f/g")
+	f.Add("/providers/Microsoft.Management/managementGroups/g/providers/A/b/c")
+	f.Add("/subscriptions/S/resourceGroups/G/providers/Microsoft.ContainerRegistry/registries/shop/repositories/team/api/providers/A/b/c")
 	f.Fuzz(func(t *testing.T, path string) {
 		got, err := parse(path)
 		if err != nil {
@@ -74,11 +130,18 @@ func FuzzPath(f *testing.F) {
 				t.Errorf("%q has the id %q: %v", path, got.ID, err)
 			}
 			again, err := parse(string(got.ID))
-			if err != nil || again.ID != got.ID || again.Type != got.Type || again.Last != "" {
+			// Only a repository that is called like an extension is one, on its own.
+			called := strings.EqualFold(got.Type, repositoryType) && strings.Contains(got.ID.Key(), "/providers/")
+			if err != nil || !called && (again.ID != got.ID || again.Type != got.Type || again.Last != "") {
 				t.Errorf("%q has the id %q, which is %+v, %v", path, got.ID, again, err)
 			}
 		}
 		if (got.Last == "") != (got.List == "") {
+			t.Errorf("%q: %+v", path, got)
+		}
+		// What an extension lies on is what its rights are asked for: it is all that
+		// stands before it.
+		if got.Place != above && (!strings.HasPrefix(string(got.ID), string(got.On)) || (got.On == "") != (got.Place == inTenant)) {
 			t.Errorf("%q: %+v", path, got)
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/gate"
+	"breakwater/identity"
 	"breakwater/ref"
 	"breakwater/resource"
 )
@@ -46,11 +47,18 @@ func get(k *Kind, id ref.ID) gate.Handler {
 
 func list(k *Kind, under ref.ID) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		if kind := g.Principal().Kind; k.Seen && (kind == identity.Token || kind == identity.Admin) {
+			return fault.New(fault.Denied, "this account is for content only") // there is nothing here that it could see
+		}
 		top, after, err := page(r.URL.Query())
 		if err != nil {
 			return err
 		}
-		docs, err := k.List(r.Context(), g, under, ref.ID(after), top+1)
+		filter, err := parseFilter(r.URL.Query().Get("$filter"), k.Filters)
+		if err != nil {
+			return err
+		}
+		docs, err := k.List(r.Context(), g, Query{under, ref.ID(after), top + 1, filter})
 		if err != nil {
 			return err
 		}
@@ -59,7 +67,7 @@ func list(k *Kind, under ref.ID) gate.Handler {
 			docs = docs[:top]
 			next = docs[top-1].ID.Key()
 		}
-		views := make([]view, len(docs))
+		views := make([]any, len(docs))
 		for i, doc := range docs {
 			views[i] = viewed(k, doc)
 		}
@@ -143,7 +151,7 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 			if err != nil {
 				return err
 			}
-			if created {
+			if created || k.Made {
 				return show(w, k, doc, http.StatusCreated)
 			}
 			return show(w, k, doc, http.StatusOK)
@@ -235,13 +243,17 @@ func remove(k *Kind, id ref.ID) gate.Handler {
 		if err != nil {
 			return err
 		}
-		err = k.Remove(r.Context(), g, id, expected)
+		was, err := k.Remove(r.Context(), g, id, expected)
 		if fault.Of(err) == fault.NotFound && expected == resource.Any {
 			w.WriteHeader(http.StatusNoContent) // it is as gone as was asked for; nothing happened, so nothing is recorded
 			return nil
 		}
 		if err != nil {
 			return err
+		}
+		if was.ID != "" {
+			was.Etag = "" // nobody can match it any more
+			return show(w, k, was, http.StatusOK)
 		}
 		w.WriteHeader(http.StatusOK)
 		return nil
@@ -257,6 +269,10 @@ func act(a Action, id ref.ID) gate.Handler {
 		result, err := a.Run(r.Context(), g, id, body)
 		if err != nil {
 			return err
+		}
+		if result == nil {
+			w.WriteHeader(http.StatusOK)
+			return nil
 		}
 		return answer(w, http.StatusOK, result)
 	}
@@ -311,8 +327,12 @@ type view struct {
 	Properties json.RawMessage     `json:"properties,omitempty"`
 }
 
-func viewed(k *Kind, r resource.Resource) view {
-	return view{r.ID, r.ID.Name(), k.Type, r.Location, r.Tags, r.Etag, r.System, r.Properties}
+func viewed(k *Kind, r resource.Resource) any {
+	v := view{r.ID, r.ID.Name(), k.Type, r.Location, r.Tags, r.Etag, r.System, r.Properties}
+	if k.Shown != nil {
+		return k.Shown(v)
+	}
+	return v
 }
 
 func show(w http.ResponseWriter, k *Kind, r resource.Resource, status int) error {

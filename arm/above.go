@@ -1,0 +1,107 @@
+package arm
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"breakwater/access"
+	"breakwater/identity"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// Types of what stands above the providers.
+const (
+	SubscriptionType  = "Microsoft.Resources/subscriptions"
+	ResourceGroupType = "Microsoft.Resources/resourceGroups"
+	tenantType        = "Microsoft.Resources/tenants"
+)
+
+// Above is the kinds above the providers, which no caller changes. Whoever signs
+// in asks for them first, so that their lists need no right: they have what the
+// caller may see. There is one tenant.
+func Above(docs *resource.Store, ids *identity.Store) []Kind {
+	subscriptions := seen(docs, Kind{Type: SubscriptionType, Read: SubscriptionType + "/read"})
+	subscriptions.Shown = func(v view) any {
+		return struct {
+			view
+			SubscriptionID string            `json:"subscriptionId"`
+			TenantID       string            `json:"tenantId"`
+			DisplayName    string            `json:"displayName"`
+			State          string            `json:"state"`
+			Source         string            `json:"authorizationSource"`
+			ManagedBy      []string          `json:"managedByTenants"`
+			Policies       map[string]string `json:"subscriptionPolicies"`
+		}{v, v.Name, ids.Tenant(), "Breakwater", "Enabled", "RoleBased", []string{},
+			map[string]string{"locationPlacementId": "Public_2014-09-01", "quotaId": "Internal_2014-09-01", "spendingLimit": "Off"}}
+	}
+	groups := seen(docs, Kind{Type: ResourceGroupType, Read: SubscriptionType + "/resourceGroups/read"}) // as Azure calls it
+	tenants := Kind{
+		Type: tenantType, Read: tenantType + "/read", Place: above, Seen: true,
+		List: func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error) {
+			id := ref.ID("/tenants/" + ids.Tenant())
+			if id.Key() <= q.After.Key() || !g.Sees(ref.Everything) {
+				return nil, nil
+			}
+			return []resource.Resource{{ID: id}}, nil
+		},
+		Shown: func(v view) any {
+			return struct {
+				view
+				TenantID    string   `json:"tenantId"`
+				DisplayName string   `json:"displayName"`
+				Domain      string   `json:"defaultDomain"`
+				Category    string   `json:"tenantCategory"`
+				Domains     []string `json:"domains"`
+			}{v, ids.Tenant(), "Breakwater", "breakwater", "Home", []string{}}
+		},
+	}
+	return []Kind{tenants, subscriptions, groups}
+}
+
+// seen completes a kind of documents that are shown as they are.
+func seen(docs *resource.Store, k Kind) Kind {
+	k.Place, k.Seen = above, true
+	k.Get = func(ctx context.Context, g access.Grant, id ref.ID) (resource.Resource, error) {
+		if err := g.Allows(k.Read, scope(id)); err != nil {
+			return resource.Resource{}, err
+		}
+		doc, err := docs.Get(ctx, id)
+		if err == nil && !strings.EqualFold(doc.Type, k.Type) {
+			err = absent(k.Type)
+		}
+		return shownSucceeded(doc, err)
+	}
+	k.List = func(ctx context.Context, g access.Grant, q Query) (some []resource.Resource, err error) {
+		for after := q.After; len(some) < q.Limit; {
+			all, err := docs.List(ctx, q.Under, k.Type, after, maxPage)
+			if err != nil {
+				return nil, err
+			}
+			for _, doc := range all {
+				after = doc.ID
+				if len(some) == q.Limit || !g.Can(k.Read, doc.ID.Scope()) && !g.Sees(doc.ID.Scope()) {
+					continue
+				}
+				if doc, err = shownSucceeded(doc, nil); err != nil {
+					return nil, err
+				}
+				some = append(some, doc)
+			}
+			if len(all) < maxPage {
+				break
+			}
+		}
+		return some, nil
+	}
+	return k
+}
+
+// shownSucceeded adds the state that clients wait for.
+func shownSucceeded(doc resource.Resource, err error) (resource.Resource, error) {
+	if err == nil && len(doc.Properties) == 0 {
+		doc.Properties, err = json.Marshal(map[string]string{"provisioningState": succeeded})
+	}
+	return doc, err
+}
