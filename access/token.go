@@ -266,6 +266,9 @@ func (s *Store) GenerateCredentials(ctx context.Context, g Grant, name string, e
 		}
 	}
 	err := s.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := s.Documents.Lock(ctx, tx); err != nil { // or a token that is made again could get these
+			return err
+		}
 		if err := s.found(ctx, tx, id, identity.TokenType); err != nil {
 			return err
 		}

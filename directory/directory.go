@@ -73,6 +73,16 @@ func (k kind) of(doc resource.Resource, err error) (resource.Resource, error) {
 	return doc, err
 }
 
+// write runs fn in a transaction in which nobody else changes documents.
+func (s *Store) write(ctx context.Context, fn func(tx *db.Tx) error) error {
+	return s.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := s.Documents.Lock(ctx, tx); err != nil {
+			return err
+		}
+		return fn(tx)
+	})
+}
+
 func (s *Store) get(ctx context.Context, k kind, id ref.ID) (resource.Resource, error) {
 	return k.of(s.Documents.Get(ctx, id))
 }

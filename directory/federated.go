@@ -75,7 +75,7 @@ func (s *Store) PutFederatedCredential(ctx context.Context, g access.Grant, id r
 		return FederatedCredential{}, err
 	}
 	doc := resource.Resource{ID: id, Type: row.kind.typ}
-	err = s.DB.Write(ctx, func(tx *db.Tx) error {
+	err = s.write(ctx, func(tx *db.Tx) error {
 		if _, err := s.getTx(ctx, tx, row.parent, of); err != nil {
 			return err
 		}
@@ -182,7 +182,7 @@ func (s *Store) DeleteFederatedCredential(ctx context.Context, g access.Grant, i
 	if err := g.Allows(row.delete, id.Scope()); err != nil {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.write(ctx, func(tx *db.Tx) error {
 		if _, err := s.getTx(ctx, tx, row.kind, id); err != nil {
 			return err
 		}

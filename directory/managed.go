@@ -38,7 +38,7 @@ func (s *Store) PutManagedIdentity(ctx context.Context, g access.Grant, id ref.I
 		return ManagedIdentity{}, fault.New(fault.BadRequest, "a managed identity lies in a resource group, and its name has 3 to 128 letters, digits, '-' or '_', and starts with a letter or digit")
 	}
 	var doc resource.Resource
-	err := s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	err := s.write(ctx, func(tx *db.Tx) (err error) {
 		var p identity.ManagedIdentityProperties
 		doc, err = s.getTx(ctx, tx, managedIdentities, id)
 		switch {
@@ -102,7 +102,7 @@ func (s *Store) DeleteManagedIdentity(ctx context.Context, g access.Grant, id re
 	if err := g.Allows(access.ManagedIdentityDelete, id.Scope()); err != nil {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.write(ctx, func(tx *db.Tx) error {
 		doc, err := s.getTx(ctx, tx, managedIdentities, id)
 		if err != nil {
 			return err

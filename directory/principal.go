@@ -133,7 +133,7 @@ func (s *Store) DeleteServicePrincipal(ctx context.Context, g access.Grant, name
 	if err := g.Allows(access.ServicePrincipalDelete, id.Scope()); err != nil {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.write(ctx, func(tx *db.Tx) error {
 		doc, err := s.getTx(ctx, tx, servicePrincipals, id)
 		if err != nil {
 			return err
@@ -180,7 +180,7 @@ func (s *Store) AddPassword(ctx context.Context, g access.Grant, name, displayNa
 	if err != nil {
 		return identity.MadeSecret{}, err
 	}
-	return secret, s.DB.Write(ctx, func(tx *db.Tx) error {
+	return secret, s.write(ctx, func(tx *db.Tx) error {
 		if now, err := s.getTx(ctx, tx, servicePrincipals, id); err != nil || now.System.UID != doc.System.UID {
 			return absent(servicePrincipals.called)
 		}
@@ -199,7 +199,7 @@ func (s *Store) RemovePassword(ctx context.Context, g access.Grant, name, keyID 
 	if err := g.Allows(access.ServicePrincipalRemovePassword, id.Scope()); err != nil {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.write(ctx, func(tx *db.Tx) error {
 		doc, err := s.getTx(ctx, tx, servicePrincipals, id)
 		if err != nil {
 			return err
@@ -259,7 +259,7 @@ func (s *Store) changeServicePrincipal(ctx context.Context, g access.Grant, a ac
 		return ServicePrincipal{}, err
 	}
 	var doc resource.Resource
-	err := s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	err := s.write(ctx, func(tx *db.Tx) (err error) {
 		var p identity.ServicePrincipalProperties
 		doc, err = s.getTx(ctx, tx, servicePrincipals, id)
 		switch {

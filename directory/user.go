@@ -43,7 +43,7 @@ func (s *Store) CreateUser(ctx context.Context, g access.Grant, name string) (id
 		return identity.Password{}, resource.Resource{}, err
 	}
 	doc := resource.Resource{ID: id, Type: identity.UserType}
-	err = s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	err = s.write(ctx, func(tx *db.Tx) (err error) {
 		doc, err = s.put(ctx, tx, g, doc, identity.UserProperties{Status: identity.EnabledStatus}, resource.Absent)
 		if err != nil {
 			return users.exists(resource.Absent, err, name)
@@ -66,7 +66,7 @@ func (s *Store) ResetUser(ctx context.Context, g access.Grant, name string) (ide
 	if err != nil {
 		return identity.Password{}, err
 	}
-	return password, s.DB.Write(ctx, func(tx *db.Tx) error {
+	return password, s.write(ctx, func(tx *db.Tx) error {
 		if _, err := s.getTx(ctx, tx, users, id); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (s *Store) PutUser(ctx context.Context, g access.Grant, name string, p iden
 		return User{}, fault.New(fault.Conflict, "nobody disables itself; let somebody else do it")
 	}
 	doc := resource.Resource{ID: id, Type: identity.UserType}
-	err := s.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	err := s.write(ctx, func(tx *db.Tx) (err error) {
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
 			return users.exists(ifMatch, err, name)
 		}
@@ -140,7 +140,7 @@ func (s *Store) DeleteUser(ctx context.Context, g access.Grant, name, ifMatch st
 	if itself(g, id) {
 		return fault.New(fault.Conflict, "nobody deletes itself; let somebody else do it")
 	}
-	return s.DB.Write(ctx, func(tx *db.Tx) error {
+	return s.write(ctx, func(tx *db.Tx) error {
 		doc, err := s.getTx(ctx, tx, users, id)
 		if err != nil {
 			return err

@@ -210,6 +210,9 @@ func (s *Store) KeepPasswords(ctx context.Context, tx *db.Tx, h Holder, by resou
 }
 
 func (s *Store) changePasswords(ctx context.Context, tx *db.Tx, h Holder, by resource.SystemData, change func([]verifier) ([]verifier, error)) error {
+	if err := s.o.Documents.Lock(ctx, tx); err != nil { // two passwords at once are two
+		return err
+	}
 	var vs verifiers
 	doc, err := s.o.Documents.GetTx(ctx, tx, h.document())
 	switch {

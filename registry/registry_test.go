@@ -263,6 +263,9 @@ func TestSettingsCountFromTheNextRequest(t *testing.T) {
 		if _, err := h.enter("", admin); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("the admin user is off: %v", err)
 		}
+		if _, err := h.registries.ListCredentials(ctx, h.server, mainID); fault.Of(err) != fault.BadRequest {
+			t.Errorf("the admin user is off: %v", err)
+		}
 		set(func(r *registry.Registry) { r.AdminUserEnabled = true })
 		g = h.grant("", admin)
 		if can := may(g, "team/api"); can != "pull push delete look label" || !g.Can(access.CatalogRead, g.Scope()) || g.Can(access.RegistryRead, g.Scope()) || g.Can(access.TokenWrite, g.Scope()) {
@@ -274,6 +277,12 @@ func TestSettingsCountFromTheNextRequest(t *testing.T) {
 			t.Errorf("the password was made anew: %v", err)
 		}
 		h.grant("", identity.Credentials{Method: identity.Basic, Name: "Breakwater", Secret: again.Value})
+		_, err = h.registries.RegenerateCredential(ctx, h.server, mainID, "password")
+		h.ok(err)
+		listed, err := h.registries.ListCredentials(ctx, h.server, mainID)
+		if err != nil || len(listed) != 2 || listed[0].Name != "password" || listed[1].Name != "password2" || listed[1].Used.IsZero() || !listed[0].Used.IsZero() {
+			t.Errorf("the passwords are %+v, %v", listed, err)
+		}
 
 		set(func(r *registry.Registry) { r.RoleAssignmentMode = access.ABAC })
 		owner := h.user("owner", access.OwnerRole, ref.Everything)

@@ -286,8 +286,35 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 	return after, nil
 }
 
+// Azure calls the admin user's two passwords so.
+var adminPasswords = [...]string{"password", "password2"}
+
+// ListCredentials tells which passwords the admin user has, under Azure's names.
+// What they are nobody can read again.
+func (s *Store) ListCredentials(ctx context.Context, g access.Grant, id ref.ID) ([]identity.PasswordInfo, error) {
+	if err := g.Allows(access.ListCredentials, id.Scope()); err != nil {
+		return nil, err
+	}
+	r, err := s.ByName(ctx, id.Name())
+	if err != nil {
+		return nil, err
+	}
+	if r.ID.Key() != id.Key() {
+		return nil, unknown()
+	}
+	if !r.AdminUserEnabled {
+		return nil, fault.New(fault.BadRequest, "the admin user of %s is disabled: set adminUserEnabled first, if it has to be", r.Name)
+	}
+	infos, err := s.o.Identity.Passwords(ctx, identity.AdminHolder(r.ID))
+	for i := range infos {
+		infos[i].Name = adminPasswords[slices.Index(identity.PasswordNames[:], infos[i].Name)]
+	}
+	return infos, err
+}
+
 // RegenerateCredential makes a password of the admin user anew and returns it;
-// nobody can read it again. It works while the admin user is off, too.
+// nobody can read it again. It works while the admin user is off, too. The name is
+// Azure's, or that of other accounts' passwords.
 func (s *Store) RegenerateCredential(ctx context.Context, g access.Grant, id ref.ID, name string) (identity.Password, error) {
 	if err := g.Allows(access.RegenerateCredential, id.Scope()); err != nil {
 		return identity.Password{}, err
@@ -300,6 +327,9 @@ func (s *Store) RegenerateCredential(ctx context.Context, g access.Grant, id ref
 		return identity.Password{}, unknown()
 	}
 	h := identity.AdminHolder(r.ID)
+	if at := slices.Index(adminPasswords[:], name); at >= 0 {
+		name = identity.PasswordNames[at]
+	}
 	password, err := s.o.Identity.NewPassword(ctx, h, name, time.Time{})
 	if err != nil {
 		return identity.Password{}, err

@@ -168,6 +168,10 @@ func (s *Store) Generation(ctx context.Context) (int64, error) {
 	return generation(ctx, s.db)
 }
 
+// Lock lets no other transaction change documents until tx ends, so that what is
+// read after it is still so when tx is committed.
+func (s *Store) Lock(ctx context.Context, tx *db.Tx) error { return s.changing(ctx, tx) }
+
 // changing makes the commit of tx count. One process owns a SQLite file, so it
 // counts in memory; the nodes that share a PostgreSQL count in a row, which also
 // puts their changes in order.
