@@ -138,7 +138,7 @@ func (h *house) surfaces() []api {
 	return []api{
 		{"/v2", &oci.API{Content: h.content, Registries: h.registries}},
 		{"/oauth2/", &acr.API{Identity: h.identity, Registries: h.registries}},
-		{"", arm.New(h.ledger,
+		{"", arm.New(h.ledger, h.identity,
 			arm.Above(h.documents, h.identity),
 			arm.Registries(h.registries, h.access),
 			arm.Authorization(h.access),

@@ -165,12 +165,16 @@ func ServerGrant(r Registry, c Call) Grant {
 	return NewGrant(r, p, []Assignment{{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}}, c)
 }
 
-// Allows is nil if the caller may do a at the scope, now; otherwise the fault
-// that says no, in the same words whatever the reason.
+// Allows is nil if the caller may do a at the scope, now; otherwise the Refusal.
 func (g Grant) Allows(a Action, scope ref.Scope) error {
 	if g.Can(a, scope) {
 		return nil
 	}
+	return Refusal(a, scope)
+}
+
+// Refusal is the fault that says no, in the same words whatever the reason.
+func Refusal(a Action, scope ref.Scope) error {
 	return fault.New(fault.Denied, "the caller has no right to do this; ask the registry's owner for an assignment").
 		With(map[string]string{"action": string(a), "scope": string(scope)})
 }

@@ -33,6 +33,7 @@ const (
 	TokenDelete          Action = registries + "tokens/delete"
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
+	AdminUserUse         Action = registries + "adminUser/use" // event: somebody came in with its password
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
 	UserWrite            Action = users + "write"
 )

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,13 +67,15 @@ type Action struct {
 // An API is the control plane.
 type API struct {
 	ledger *ledger.Ledger
+	ids    *identity.Store
 	kinds  map[string]*Kind // by type in lower case
 	routes []gate.Route
 }
 
-// New makes the control plane of these kinds, and of the events in l.
-func New(l *ledger.Ledger, rooms ...[]Kind) *API {
-	a := &API{ledger: l, kinds: map[string]*Kind{}}
+// New makes the control plane of these kinds, and of the events in l, for callers
+// whom ids prove.
+func New(l *ledger.Ledger, ids *identity.Store, rooms ...[]Kind) *API {
+	a := &API{ledger: l, ids: ids, kinds: map[string]*Kind{}}
 	kinds := slices.Concat(rooms...)
 	for i := range kinds {
 		a.kinds[strings.ToLower(kinds[i].Type)] = &kinds[i]
@@ -232,10 +235,13 @@ func notOffered(method string) error {
 }
 
 // Error is a refusal as Resource Manager words it.
-func (a *API) Error(w http.ResponseWriter, _ *http.Request, f *fault.Error) {
+func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	row := f.Code.Row()
 	if row.Status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Basic realm="Breakwater", charset="UTF-8"`)
+		w.Header()["Www-Authenticate"] = []string{
+			fmt.Sprintf(`Bearer authorization_uri="https://%s/%s", error="invalid_token", error_description="show an access token for this API"`, r.Host, a.ids.Tenant()),
+			`Basic realm="Breakwater", charset="UTF-8"`,
+		}
 	}
 	_ = answer(w, row.Status, map[string]any{"error": map[string]string{ // fails only with the connection
 		"code": row.ARM, "message": f.Message,

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,7 @@ type visit struct {
 	origin      network.Origin
 	principal   identity.Principal // zero until it is proven
 	shown       bool               // a credential was shown
+	password    bool               // … which is a password, not a token in its place
 	throttled   bool               // refused for haste
 	silent      bool               // … and the ledger knows about this caller already
 	more        map[string]string  // for the event
@@ -144,18 +146,25 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if err := g.identify(ctx, v, r); err != nil {
 		return err
 	}
-	assignments, err := g.o.Access.LoadAssignments(ctx, v.registry.Ref(), v.principal)
+	if err := g.alarm(ctx, v, r); err != nil {
+		return err
+	}
+	about := v.registry.Ref()
+	if v.call.Plane == identity.ControlPlane {
+		about = access.Registry{} // any, whichever host was asked
+	}
+	assignments, err := g.o.Access.LoadAssignments(ctx, about, v.principal)
 	if err != nil {
 		return err
 	}
 	grant := access.NewGrant(v.registry.Ref(), v.principal, assignments, access.Call{
-		Correlation: v.correlation, From: v.from(r), Start: v.start,
+		Correlation: v.correlation, Operation: v.call.Operation, From: v.from(r), Start: v.start,
 	})
 	if len(v.call.Needs) == 0 && !v.call.Anyone && !v.principal.Proven() {
 		return fault.New(fault.Denied, "") // which becomes a challenge
 	}
 	for _, n := range v.call.Needs {
-		if err := grant.Allows(n.Action, n.at(grant)); err != nil {
+		if err := g.admit(ctx, v, r, grant, n); err != nil {
 			return err
 		}
 	}
@@ -165,6 +174,47 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 		}
 	}
 	return v.call.Handler(&v.answer, r, grant)
+}
+
+// admit asks the grant. What rules say about a caller who comes in all the same is
+// on record before it does (IM-7).
+func (g *Gate) admit(ctx context.Context, v *visit, r *http.Request, grant access.Grant, n Need) error {
+	scope := n.at(grant)
+	d := grant.Admits(n.Action, scope)
+	if !d.Allowed {
+		if d.Rule != "" {
+			v.more = map[string]string{"rule": d.Rule}
+		}
+		return access.Refusal(n.Action, scope)
+	}
+	more := func(rules []string) map[string]string {
+		return map[string]string{"rules": strings.Join(rules, " "), "operation": v.call.Operation, "action": string(n.Action)}
+	}
+	if len(d.BrokeGlass) > 0 {
+		if err := g.o.Ledger.Record(ctx, v.security(r, access.PolicyBreakGlass, scope, more(d.BrokeGlass))); err != nil {
+			return err
+		}
+	}
+	if len(d.Reported) > 0 {
+		return g.o.Ledger.Note(ctx, v.security(r, access.PolicyReport, scope, more(d.Reported)))
+	}
+	return nil
+}
+
+// alarm records that a password of the admin user was used (PA-1): it is nobody's,
+// so somebody should know whose hands it is in.
+func (g *Gate) alarm(ctx context.Context, v *visit, r *http.Request) error {
+	if v.principal.Kind != identity.Admin || !v.password {
+		return nil
+	}
+	return g.o.Ledger.Record(ctx, v.security(r, access.AdminUserUse, v.registry.ID.Scope(), map[string]string{"operation": v.call.Operation}))
+}
+
+// security is an event that somebody should look at although nothing was refused.
+func (v *visit) security(r *http.Request, a access.Action, scope ref.Scope, more map[string]string) ledger.Event {
+	e := v.event(r, 0, "")
+	e.Category, e.Operation, e.Scope, e.Detail = ledger.Security, string(a), scope, ledger.Detail{More: more}
+	return e
 }
 
 // identify finds out who calls, and slows down who calls too often.
@@ -178,7 +228,7 @@ func (g *Gate) identify(ctx context.Context, v *visit, r *http.Request) (err err
 		}
 		shown = &of
 	}
-	v.shown = !shown.None()
+	v.shown, v.password = !shown.None(), shown.Method == identity.Basic && shown.Name != identity.RefreshUser
 	if v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), v.call.Plane, *shown, v.origin); err != nil {
 		return g.stranger(v, err)
 	}
