@@ -142,6 +142,7 @@ func (h *house) surfaces() []api {
 			arm.Above(h.documents, h.identity),
 			arm.Registries(h.registries, h.access),
 			arm.Authorization(h.access),
+			arm.Directory(h.directory, h.identity),
 		)},
 	}
 }

@@ -25,7 +25,7 @@ func registries(regs *registry.Store, s *access.Store) Kind {
 	return row[*registry.Registry, registryView]{
 		Kind: Kind{
 			Type: registry.Type, Seen: true, Read: access.RegistryRead, Write: access.RegistryWrite,
-			Actions: []Action{generateCredentials(s), regenerateCredential(regs)},
+			Actions: []Action{listCredentials(regs), generateCredentials(s), regenerateCredential(regs)},
 		},
 		shown: registryShown,
 		get:   regs.Get,
@@ -90,9 +90,7 @@ func scopeMaps(s *access.Store) Kind {
 		Kind:       Kind{Type: access.ScopeMapType, Read: access.ScopeMapRead, Write: access.ScopeMapWrite, Delete: access.ScopeMapDelete},
 		ofRegistry: true,
 		shown: func(m access.ScopeMap) (resource.Resource, scopeMapView) {
-			if m.Actions == nil {
-				m.Actions = []string{}
-			}
+			m.Actions = filled(m.Actions)
 			return resource.Resource{ID: m.ID, Etag: m.Etag, System: m.System}, scopeMapView{m.ScopeMapProperties, m.System.CreatedAt, succeeded}
 		},
 		get: func(ctx context.Context, g access.Grant, id ref.ID) (access.ScopeMap, error) {
@@ -116,7 +114,16 @@ type credential struct {
 	Name         string    `json:"name"`
 	CreationTime time.Time `json:"creationTime,omitzero"`
 	Expiry       time.Time `json:"expiry,omitzero"`
+	LastUsed     time.Time `json:"lastUsedTime,omitzero"`
 	Value        string    `json:"value,omitempty"`
+}
+
+func shownPasswords(infos []identity.PasswordInfo) []credential {
+	all := make([]credential, len(infos))
+	for i, p := range infos {
+		all[i] = credential{Name: p.Name, CreationTime: p.Created, Expiry: p.Expiry, LastUsed: p.Used}
+	}
+	return all
 }
 
 type credentials struct {
@@ -142,11 +149,8 @@ func tokens(s *access.Store) Kind {
 		Kind:       Kind{Type: identity.TokenType, Read: access.TokenRead, Write: access.TokenWrite, Delete: access.TokenDelete},
 		ofRegistry: true,
 		shown: func(t access.Token) (resource.Resource, tokenView) {
-			v := tokenView{t.TokenProperties, t.System.CreatedAt, succeeded, credentials{[]struct{}{}, []credential{}}}
-			for _, p := range t.Passwords {
-				v.Credentials.Passwords = append(v.Credentials.Passwords, credential{Name: p.Name, CreationTime: p.Created, Expiry: p.Expiry})
-			}
-			return resource.Resource{ID: t.ID, Etag: t.Etag, System: t.System}, v
+			return resource.Resource{ID: t.ID, Etag: t.Etag, System: t.System},
+				tokenView{t.TokenProperties, t.System.CreatedAt, succeeded, credentials{[]struct{}{}, shownPasswords(t.Passwords)}}
 		},
 		get: func(ctx context.Context, g access.Grant, id ref.ID) (access.Token, error) {
 			return s.Token(ctx, g, id.Name())
@@ -206,9 +210,23 @@ func generateCredentials(s *access.Store) Action {
 			}
 			m := made{Username: wanted.TokenID.Name()}
 			for _, p := range passwords {
-				m.Passwords = append(m.Passwords, credential{p.Name, p.Created, p.Expiry, string(p.Value)})
+				m.Passwords = append(m.Passwords, credential{Name: p.Name, CreationTime: p.Created, Expiry: p.Expiry, Value: string(p.Value)})
 			}
 			return m, nil
+		},
+	}
+}
+
+// listCredentials is the action on a registry that tells how old the passwords of
+// its admin user are, and when they were last used; what they are nobody can read.
+func listCredentials(regs *registry.Store) Action {
+	return Action{Name: "listCredentials", Right: access.ListCredentials, Reads: true,
+		Run: func(ctx context.Context, g access.Grant, id ref.ID, _ json.RawMessage) (any, error) {
+			infos, err := regs.ListCredentials(ctx, g, id)
+			if err != nil {
+				return nil, err
+			}
+			return made{id.Name(), shownPasswords(infos)}, nil
 		},
 	}
 }
@@ -222,11 +240,7 @@ func regenerateCredential(regs *registry.Store) Action {
 			if err := understand(body, &wanted); err != nil {
 				return nil, err
 			}
-			name := wanted.Name
-			if name == "password" { // Azure calls the admin user's first one so
-				name = identity.PasswordNames[0]
-			}
-			p, err := regs.RegenerateCredential(ctx, g, id, name)
+			p, err := regs.RegenerateCredential(ctx, g, id, wanted.Name)
 			if err != nil {
 				return nil, err
 			}
