@@ -30,6 +30,7 @@ var open = map[string]string{
 	"GET /v2/":                             "says only that the caller is known",
 	"HEAD /v2/":                            "says only that the caller is known",
 	"GET /oauth2/token":                    "is where credentials are shown; a token has no rights of its own",
+	"POST /oauth2/exchange":                "is where tokens of issuers are shown; a token has no rights of its own",
 	"POST /oauth2/token":                   "is where credentials are shown; a token has no rights of its own",
 	"GET /tenants":                         "has what the caller may see",
 	"GET /subscriptions":                   "has what the caller may see",

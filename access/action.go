@@ -69,6 +69,7 @@ const (
 	users             = "Breakwater.Identity/users/"
 	servicePrincipals = "Breakwater.Identity/servicePrincipals/"
 	managedIdentities = "Microsoft.ManagedIdentity/userAssignedIdentities/"
+	issuers           = "Breakwater.Identity/issuers/"
 )
 
 // Actions on who can be known. Whoever may change what proves a principal can
@@ -95,6 +96,11 @@ const (
 	ManagedIdentityFederatedRead   Action = managedIdentities + "federatedIdentityCredentials/read"
 	ManagedIdentityFederatedWrite  Action = managedIdentities + "federatedIdentityCredentials/write"
 	ManagedIdentityFederatedDelete Action = managedIdentities + "federatedIdentityCredentials/delete"
+
+	IssuerRead    Action = issuers + "read"
+	IssuerWrite   Action = issuers + "write"
+	IssuerDelete  Action = issuers + "delete"
+	IssuerResolve Action = issuers + "resolve/action" // which principal a claim means
 
 	CredentialRead  Action = "Breakwater.Identity/credentials/read" // how old every credential is, and when it was last used
 	ListCredentials Action = registries + "listCredentials/action"

@@ -1,5 +1,7 @@
 // Package acr speaks the part of Azure Container Registry's data plane that is
-// not OCI Distribution. So far that is the token endpoint: /oauth2/token.
+// not OCI Distribution. So far that is where tokens come from: /oauth2/exchange
+// takes one of Entra ID, of another issuer or of our own authority for a refresh
+// token of the registry, /oauth2/token takes that or a password for an access token.
 package acr
 
 import (
@@ -28,23 +30,30 @@ type API struct {
 	Registries *registry.Store
 }
 
-const path = "/oauth2/token"
+const (
+	path     = "/oauth2/token"
+	exchange = "/oauth2/exchange"
+)
 
 // Routes lists what there is.
 func (*API) Routes() []gate.Route {
 	return []gate.Route{
 		{Method: "GET", Pattern: path, Operation: "Login"},
 		{Method: "POST", Pattern: path, Operation: "Login"},
+		{Method: "POST", Pattern: exchange, Operation: "Exchange"},
 	}
 }
 
 // Route reads who asks, and for which scopes. Anybody may ask; what the token is
 // good for is decided where it is shown.
 func (a *API) Route(r *http.Request) (gate.Call, error) {
+	if r.URL.EscapedPath() == exchange && r.Method == http.MethodPost {
+		return a.routeExchange(r)
+	}
 	if r.URL.EscapedPath() != path {
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
 	}
-	call := gate.Call{Operation: "Login", Category: ledger.Login, Anyone: true, Read: true}
+	call := gate.Call{Operation: "Login", Category: ledger.Login, Anyone: true, Read: true, Detail: &ledger.Detail{}}
 	var form url.Values
 	var err error
 	switch r.Method {
@@ -65,9 +74,62 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, fault.New(fault.MethodNotAllowed, "this path answers GET, POST")
 	}
 	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		vouched(call.Detail, g)
 		return a.issue(w, r, g, form)
 	}
 	return call, nil
+}
+
+// routeExchange reads whose token shall become one of the registry. Which service
+// and tenant a client names does not matter: the registry is the one that is called,
+// and a token says itself whom it is for.
+func (a *API) routeExchange(r *http.Request) (gate.Call, error) {
+	call := gate.Call{Operation: "Exchange", Category: ledger.Login, Read: true, Detail: &ledger.Detail{}}
+	form, err := readForm(r)
+	if err != nil {
+		return gate.Call{}, err
+	}
+	switch form.Get("grant_type") {
+	case "access_token", "access_token_refresh_token":
+	case "refresh_token": // of the authority: it belongs to another client, and works once
+		return call, fault.New(fault.Unauthenticated, "a refresh token of an issuer is for its client alone; show an access token (grant_type=access_token)")
+	default:
+		return call, fault.New(fault.BadRequest, "grant_type is access_token")
+	}
+	call.Credentials = &identity.Credentials{Method: identity.ExternalToken, Secret: identity.Secret(form.Get("access_token"))}
+	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		reg, err := a.Registries.ByHost(r.Context(), r.Host)
+		if err != nil {
+			return err
+		}
+		token, _, err := a.Identity.IssueRefresh(r.Context(), reg.Realm(), g.Principal())
+		if err != nil {
+			return err
+		}
+		vouched(call.Detail, g)
+		return answer(w, struct {
+			Refresh string `json:"refresh_token"`
+		}{token})
+	}
+	return call, nil
+}
+
+// vouched tells the ledger which issuer has said who it is.
+func vouched(d *ledger.Detail, g access.Grant) {
+	if issuer := g.Principal().Authentication.Issuer; issuer != "" {
+		d.More = map[string]string{"issuer": issuer}
+	}
+}
+
+func answer(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_, err = w.Write(body)
+	return err
 }
 
 func readForm(r *http.Request) (url.Values, error) {
@@ -85,7 +147,7 @@ func readForm(r *http.Request) (url.Values, error) {
 	if err != nil {
 		return nil, fault.New(fault.BadRequest, "the form cannot be read").Because(err)
 	}
-	for _, name := range []string{"grant_type", "username", "password", "refresh_token", "service", "access_type"} {
+	for _, name := range []string{"grant_type", "username", "password", "refresh_token", "service", "access_type", "access_token", "tenant"} {
 		if len(form[name]) > 1 {
 			return nil, fault.New(fault.BadRequest, "the field %q may stand in the form once", name)
 		}
@@ -125,7 +187,7 @@ func (a *API) issue(w http.ResponseWriter, r *http.Request, g access.Grant, form
 		return err
 	}
 	// Azure's clients read access_token, Docker's read either and the life span.
-	answer := struct {
+	given := struct {
 		Access    string `json:"access_token"`
 		Token     string `json:"token"`
 		Type      string `json:"token_type"`
@@ -134,18 +196,11 @@ func (a *API) issue(w http.ResponseWriter, r *http.Request, g access.Grant, form
 		Refresh   string `json:"refresh_token,omitempty"`
 	}{token, token, "Bearer", int(time.Until(until) / time.Second), time.Now().UTC().Format(time.RFC3339), ""}
 	if form.Get("access_type") == "offline" && form.Get("grant_type") == "password" && p.ID != "" {
-		if answer.Refresh, _, err = a.Identity.IssueRefresh(r.Context(), reg.Realm(), p); err != nil {
+		if given.Refresh, _, err = a.Identity.IssueRefresh(r.Context(), reg.Realm(), p); err != nil {
 			return err
 		}
 	}
-	body, err := json.Marshal(answer)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, err = w.Write(body)
-	return err
+	return answer(w, given)
 }
 
 // Error refuses in the form that OCI clients know.

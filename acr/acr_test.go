@@ -227,7 +227,7 @@ func TestFormThatCannotBeReadIsRefused(t *testing.T) {
 			t.Errorf("%q: %d %s", contentType, status, got)
 		}
 	}
-	for line, want := range map[string]int{"PUT /oauth2/token": 405, "GET /oauth2/token/": 404, "GET /oauth2//token": 404, "POST /oauth2/exchange": 404, "GET /oauth2/%74oken": 404} {
+	for line, want := range map[string]int{"PUT /oauth2/token": 405, "GET /oauth2/token/": 404, "GET /oauth2//token": 404, "GET /oauth2/exchange": 404, "PUT /oauth2/exchange": 404, "POST /oauth2/exchange": 400, "GET /oauth2/%74oken": 404} {
 		method, path, _ := strings.Cut(line, " ")
 		r, _ := http.NewRequest(method, d.url+path, nil)
 		if status, _, got := d.do(r); status != want {
