@@ -18,27 +18,17 @@ import (
 // looked up at each request, and so is what a token descends from.
 const TokenLife = time.Hour
 
-// Audiences of Azure's own clouds. The control plane is also known by the name of
-// the server itself.
-const (
-	RegistryAudience = "https://containerregistry.azure.net"
-	managementCore   = "https://management.core.windows.net"
-	managementAzure  = "https://management.azure.com"
-)
+// RegistryAudience is what Azure calls every registry.
+const RegistryAudience = "https://containerregistry.azure.net"
 
 // Tenant is the GUID of this server's one directory.
 func (s *Store) Tenant() string { return s.o.Tenant }
 
-// opens tells at which planes of r a token for the audience is good. Clients spell
-// an audience with a slash at its end and without.
+// opens tells where in r a token for the audience is good. Clients spell an
+// audience with a slash at its end and without.
 func opens(r Realm, audience string) (registry, control bool) {
-	switch strings.TrimSuffix(audience, "/") {
-	case RegistryAudience:
-		return true, false
-	case managementCore, managementAzure, "https://" + r.Service:
-		return true, true
-	}
-	return false, false
+	control = ARMAudience(audience, r.Service)
+	return control || strings.TrimSuffix(audience, "/") == RegistryAudience, control
 }
 
 // KnownAudience reports whether the authority issues tokens for the audience.

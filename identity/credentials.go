@@ -39,6 +39,7 @@ const (
 	RefreshToken             // RFC 6749, 6: of the authority
 	AuthorizationCode        // RFC 7636
 	DeviceCode               // RFC 8628
+	ExternalCode             // of an external issuer, by which a browser comes back from there
 	HostIdentity             // nothing but the listener: a managed identity of this host
 )
 
@@ -49,6 +50,7 @@ type Credentials struct {
 	Secret   Secret   // password, token, assertion or code
 	Verifier Secret   // of an authorization code (RFC 7636)
 	Redirect string   // redirect_uri of an authorization code
+	Nonce    string   // that the id token of an ExternalCode must have
 	Audience []string // who an assertion may be for: the URLs of the token endpoint that was asked
 	Resource string   // what a managed identity wants a token for
 }

@@ -337,6 +337,8 @@ type discovery struct {
 	Authorization string `json:"authorization_endpoint"`
 	Token         string `json:"token_endpoint"`
 	JWKS          string `json:"jwks_uri"`
+
+	TokenAuthentication []string `json:"token_endpoint_auth_methods_supported"`
 }
 
 func (a *asker) discover(ctx context.Context, issuer string) (d discovery, err error) {

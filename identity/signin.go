@@ -306,6 +306,11 @@ func (s *Store) Device(ctx context.Context, typed string, from network.Origin) (
 	if wait := s.typing.take(neighbourhood(from.Addr), guessBurst, guessEvery); wait > 0 {
 		return Device{}, fault.New(fault.TooManyRequests, "too many codes were tried from this address; wait, then try again").After(wait)
 	}
+	return s.Waiting(ctx, typed)
+}
+
+// Waiting is the device that waits for the answer to a user code.
+func (s *Store) Waiting(ctx context.Context, typed string) (Device, error) {
 	var id string
 	var w waiting
 	err := s.o.DB.Read(ctx, func(tx *db.Tx) error {

@@ -42,6 +42,7 @@ type Store struct {
 	managed  resource.Cache[struct{}, map[string]*Client] // by principal id
 
 	outside outside // external issuers
+	known   known   // … that people sign in through
 
 	secret   [32]byte                     // of this process: credentials are kept in memory only under it
 	matched  recent[shown, string]        // passwords that argon2id has accepted, with the hash they were compared to
@@ -53,6 +54,7 @@ type Store struct {
 	typing   throttle[netip.Prefix]       // codes of devices that people type
 	polls    throttle[string]             // devices that ask whether somebody has signed in
 	used     recent[string, time.Time]    // credentials, and when that was last written down
+	asked    throttle[string]             // issuers, what they are
 	hashing  chan struct{}                // argon2id runs that may go on at a time
 	rotating sync.Mutex
 	opened   sync.Map // kid → crypto.Signer
@@ -177,8 +179,8 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 			return s.password(ctx, r, at, c)
 		case ClientSecret, ClientAssertion:
 			return s.client(ctx, r, at, c)
-		case ExternalToken:
-			return s.external(ctx, r, at, c.Secret)
+		case ExternalCode:
+			return s.elsewhere(ctx, r, c)
 		case RefreshToken, AuthorizationCode, DeviceCode, HostIdentity:
 			return s.redeem(ctx, r, c, from)
 		}

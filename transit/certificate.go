@@ -12,6 +12,12 @@ import (
 // A Certificate is what a server shows at this moment.
 type Certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 
+// Names reports whether the certificate is for the host, which has no port.
+func (c Certificate) Names(host string) bool {
+	pair, err := c(&tls.ClientHelloInfo{ServerName: host})
+	return err == nil && pair.Leaf != nil && pair.Leaf.VerifyHostname(host) == nil
+}
+
 // Files shows the certificate chain and key of two PEM files, and looks at most
 // once a second whether they were replaced. A pair that does not load (one of
 // the two is not written yet) leaves the old one in use and is logged.
