@@ -53,6 +53,10 @@ type config struct {
 		Caller      float64 `yaml:"caller"`      // requests per second of one identity
 		Stranger    float64 `yaml:"stranger"`    // refused or anonymous requests per second of one address
 	} `yaml:"limits"`
+	ManagedIdentity struct {
+		Listen     string       `yaml:"listen"`     // ADDRESS:PORT of this machine's loopback; "" for no such endpoint
+		Identities identityList `yaml:"identities"` // resource ids of user-assigned identities: who its workloads are
+	} `yaml:"managedIdentity"`
 	Sweep struct {
 		Every  time.Duration `yaml:"every"`  // between two sweeps
 		Grace  time.Duration `yaml:"grace"`  // how long bytes without a name stay
@@ -92,6 +96,8 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
 	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
 	f.StringVar(&c.TLS.Key, "tls-key", "", "PEM file with its private key")
+	f.StringVar(&c.ManagedIdentity.Listen, "managed-identity-listen", "", "ADDRESS:PORT of the loopback where workloads of this machine get tokens of managed identities, in clear text; every program here can (default none)")
+	f.Var(&c.ManagedIdentity.Identities, "managed-identity", "resource ids of the user-assigned identities that these workloads are, with commas between")
 	f.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", c.Log.Format, "text or json")
 }
@@ -160,6 +166,9 @@ func (c *config) check() (err error) {
 	}
 	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
 		return errors.New("sweep: a time between sweeps is needed, and none is negative")
+	}
+	if err := c.checkWorkloads(); err != nil {
+		return fmt.Errorf("managedIdentity: %w", err)
 	}
 	if c.Limits.Connections == 0 {
 		c.Limits.Connections = connections()

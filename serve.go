@@ -98,9 +98,16 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		defer opsListener.Close()
 		l.Ops = "http://" + opsListener.Addr().String()
 	}
+	workloads, err := listenWorkloads(ctx, c, log)
+	if err != nil {
+		return fmt.Errorf("managedIdentity: %w", err)
+	}
+	if workloads != nil {
+		defer workloads.Close()
+	}
 	o := newOps(listener)
 
-	h, err := build(ctx, c, host, log, o.metrics)
+	h, err := build(ctx, c, host, certificate, log, o.metrics)
 	if err != nil {
 		return err
 	}
@@ -120,6 +127,12 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		defer done()
 		return listener.Serve(run, h.handler())
 	})
+	if workloads != nil {
+		if err := tellWorkloads(c, h.platform, workloads.Addr()); err != nil {
+			return err
+		}
+		work.Go(func() error { return workloads.Serve(run, h.gate.Serve(h.host())) })
+	}
 	work.Go(func() error {
 		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
 		return nil
@@ -160,6 +173,7 @@ func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog
 func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
 		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused, Objects: true})
+		err = errors.Join(err, h.identity.SweepSignIns(ctx))
 		if swept != (content.Swept{}) {
 			log.Info("swept", "uploads", swept.Uploads, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
 		}

@@ -21,7 +21,8 @@ func surfaceCommand() *cobra.Command {
 			Action    string `json:"action"`
 		}
 		var rows []row
-		for _, a := range new(house).surfaces() {
+		h := new(house)
+		for _, a := range append(h.surfaces(), api{nil, h.host()}) {
 			for _, r := range a.Routes() {
 				rows = append(rows, row{r.Method, r.Pattern, r.Operation, string(r.Action)})
 			}

@@ -16,6 +16,7 @@ import (
 	"breakwater/access"
 	"breakwater/acr"
 	"breakwater/arm"
+	"breakwater/authority"
 	"breakwater/content"
 	"breakwater/db"
 	"breakwater/directory"
@@ -28,6 +29,7 @@ import (
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
+	"breakwater/transit"
 )
 
 // house is every room, put together. The zero house has no content, but it has
@@ -44,12 +46,14 @@ type house struct {
 	registries *registry.Store
 	content    *content.Store
 	gate       *gate.Gate
+	server     string // https://host[:port]
+	shown      transit.Certificate
 }
 
 // build opens the rooms from the ground up. host is what clients call the
-// server, with its port. What it opened before an error is closed again.
-func build(ctx context.Context, c *config, host string, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
-	h := new(house)
+// server, with its port, and shown the certificate that they see. What it opened before an error is closed again.
+func build(ctx context.Context, c *config, host string, shown transit.Certificate, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
+	h := &house{server: "https://" + host, shown: shown}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -89,7 +93,7 @@ func build(ctx context.Context, c *config, host string, log *slog.Logger, metric
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"),
-		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]),
+		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]), Host: c.workloads(h.platform),
 	})
 	if err != nil {
 		return nil, err
@@ -126,19 +130,25 @@ func (h *house) close() error {
 	return err
 }
 
-// An api is a surface and where its paths begin.
+// An api is a surface and which paths are its own.
 type api struct {
-	prefix string
+	serves func(path string) bool
 	gate.Surface
+}
+
+func below(prefix string) func(string) bool {
+	return func(path string) bool { return strings.HasPrefix(path, prefix) }
 }
 
 // surfaces are the APIs behind the door. The last one answers for every path
 // that no other has, and for targets that are no path ("*", or CONNECT's).
 func (h *house) surfaces() []api {
+	issuer := authority.New(authority.Options{Identity: h.identity, Registries: h.registries, Named: h.shown.Names, Key: h.derive("sign-in")})
 	return []api{
-		{"/v2", &oci.API{Content: h.content, Registries: h.registries}},
-		{"/oauth2/", &acr.API{Identity: h.identity, Registries: h.registries}},
-		{"", arm.New(h.ledger, h.identity,
+		{below("/v2"), &oci.API{Content: h.content, Registries: h.registries}},
+		{below("/oauth2/"), &acr.API{Identity: h.identity, Registries: h.registries}},
+		{issuer.Serves, issuer},
+		{below(""), arm.New(h.ledger, h.identity,
 			arm.Above(h.documents, h.identity),
 			arm.Registries(h.registries, h.access),
 			arm.Authorization(h.access),
@@ -147,16 +157,29 @@ func (h *house) surfaces() []api {
 	}
 }
 
+// derive is a key of one purpose; none in the zero house.
+func (h *house) derive(purpose string) []byte {
+	if h.platform == nil {
+		return nil
+	}
+	return h.platform.Derive(purpose)
+}
+
+// host is what the listener for this machine's workloads serves.
+func (h *house) host() gate.Surface {
+	return &authority.Host{Identity: h.identity, Registries: h.registries, Server: h.server}
+}
+
 // handler is what the registry's listener serves. There is one path that does
 // not lead to the door: whether somebody is at home.
 func (h *house) handler() http.Handler {
 	type entry struct {
-		prefix string
+		serves func(string) bool
 		http.Handler
 	}
 	var entries []entry
 	for _, a := range h.surfaces() {
-		entries = append(entries, entry{a.prefix, h.gate.Serve(a)})
+		entries = append(entries, entry{a.serves, h.gate.Serve(a)})
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" {
@@ -164,7 +187,7 @@ func (h *house) handler() http.Handler {
 			return
 		}
 		for _, e := range entries {
-			if strings.HasPrefix(r.URL.Path, e.prefix) {
+			if e.serves(r.URL.Path) {
 				e.ServeHTTP(w, r)
 				return
 			}

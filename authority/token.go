@@ -122,10 +122,15 @@ func (a *API) routeToken(r *http.Request, at place, call gate.Call) (gate.Call, 
 	}
 	switch {
 	case grant.application && form.Has("client_assertion"):
+		asked, err := parseScope(form.Get("scope"), form.Get("resource"))
+		if err != nil {
+			return call, err
+		}
 		if form.Get("client_assertion_type") != assertionType || secret != "" {
 			return call, problem(invalidRequest, "a client shows one credential: client_secret, or client_assertion with the client_assertion_type %s", assertionType)
 		}
 		shown.Method, shown.Secret = identity.ClientAssertion, identity.Secret(form.Get("client_assertion"))
+		shown.Resource = asked.audience // an assertion is good once for each
 		shown.Audience = []string{at.at("token"), at.issuer(), at.server + r.URL.Path}
 	case grant.application:
 		shown.Secret = secret

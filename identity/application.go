@@ -30,5 +30,12 @@ func (s *Store) Application(ctx context.Context, id string) (Application, error)
 	case Portal:
 		return Application{ID: id, Name: "Breakwater portal", Portal: true}, nil
 	}
-	return Application{}, fault.New(fault.BadRequest, "there is no application with this client id")
+	c, err := s.Client(ctx, id)
+	if fault.Of(err) == fault.NotFound || err == nil && (!c.Enabled || len(c.RedirectURIs) == 0) {
+		return Application{}, fault.New(fault.BadRequest, "there is no application with this client id")
+	}
+	if err != nil {
+		return Application{}, err
+	}
+	return Application{ID: c.ClientID, Name: c.Name, Redirects: c.RedirectURIs}, nil
 }

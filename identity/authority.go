@@ -71,6 +71,13 @@ func descended(p Principal) (descent, error) {
 // again is the principal of d, if it is still who it was, and what it showed is
 // still good.
 func (s *Store) again(ctx context.Context, r Realm, d descent) (Principal, error) {
+	if d.Kind == User || d.Kind == Federated { // who signed in through an application that must still be one
+		if _, err := s.Application(ctx, d.Client); fault.Of(err) == fault.BadRequest {
+			return Principal{}, refused()
+		} else if err != nil {
+			return Principal{}, err
+		}
+	}
 	p, err := s.descends(ctx, r, &claims{
 		Subject: d.Name, Kind: d.Kind, Principal: d.ID, Credential: d.Credential, Account: d.Account,
 		Client: d.Client, Groups: d.Groups, Authentication: d.How,

@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net"
@@ -39,7 +40,7 @@ const (
 type Options struct {
 	Name    string // what network rules call this listener
 	Address string // host:port
-	TLS     *tls.Config
+	TLS     *tls.Config // nil, in clear text, only where nobody but this machine can knock
 	// Proxies may speak the PROXY protocol, and then must: they are believed
 	// about the address of their client. Nobody else is.
 	Proxies []netip.Prefix
@@ -62,14 +63,37 @@ type Listener struct {
 // Listen binds the address, so that a wrong or taken one fails before anything
 // is announced.
 func Listen(ctx context.Context, o Options) (*Listener, error) {
-	if o.TLS == nil {
-		return nil, errors.New("transit: a listener without TLS")
-	}
 	inner, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Address)
 	if err != nil {
 		return nil, err
 	}
+	if o.TLS == nil && !isHere(inner.Addr()) {
+		inner.Close()
+		return nil, fmt.Errorf("%s is not an address of the loopback, and what is said there would be in clear text", o.Address)
+	}
 	return &Listener{o: o, inner: inner, crowd: newCrowd(o)}, nil
+}
+
+// isHere reports whether only this machine can reach the address: it is one of the
+// loopback's, or was given to its interface.
+func isHere(a net.Addr) bool {
+	ip, ok := addr(a)
+	if !ok || ip.IsLoopback() {
+		return ok
+	}
+	interfaces, _ := net.Interfaces()
+	for _, i := range interfaces {
+		if i.Flags&net.FlagLoopback == 0 {
+			continue
+		}
+		given, _ := i.Addrs()
+		for _, g := range given {
+			if p, err := netip.ParsePrefix(g.String()); err == nil && p.Addr().Unmap() == ip {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Addr is the bound address.
@@ -116,7 +140,11 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 		defer cancel()
 		drained <- server.Shutdown(patience)
 	})
-	err := server.ServeTLS(in, "", "")
+	serve := func() error { return server.ServeTLS(in, "", "") }
+	if l.o.TLS == nil {
+		serve = func() error { return server.Serve(in) }
+	}
+	err := serve()
 	if stop() {
 		return err // the listener broke by itself
 	}
