@@ -91,7 +91,9 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 	shown.Resource = q.Get("resource")
 	call.Credentials = &shown
 	call.Detail = &ledger.Detail{More: map[string]string{"audience": shortened(shown.Resource)}}
-	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error { return h.issue(w, r, g, shown.Resource) }
+	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		return h.issue(w, r, g, shown.Resource)
+	}
 	return call, nil
 }
 

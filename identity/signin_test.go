@@ -267,7 +267,7 @@ func TestWhatDescendsFromASignInEndsWithIt(t *testing.T) {
 
 func TestOnlyPeopleOfTheDirectoryGetCodesAndTokens(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
-	p := w.at(AuthorityPlane, w.make(TokenHolder(shop.ID, "ci")))
+	p := w.at(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
 	if _, err := w.NewCode(t.Context(), p, Authorization{Session: Session{Client: AzureCLI}}); err == nil {
 		t.Error("a repository token signed in")
 	}
@@ -443,7 +443,7 @@ func TestADeviceWaitsForSomebody(t *testing.T) {
 		if got := problemOf(c); got != Declined {
 			t.Error(got)
 		}
-		ci := w.at(AuthorityPlane, w.make(TokenHolder(shop.ID, "ci")))
+		ci := w.at(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
 		_, typed = start()
 		if err := w.AnswerDevice(t.Context(), ParseUserCode(typed), ci); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("a repository token signed in on a device: %v", err)

@@ -38,8 +38,8 @@ const (
 
 // Options of a Listener.
 type Options struct {
-	Name    string // what network rules call this listener
-	Address string // host:port
+	Name    string      // what network rules call this listener
+	Address string      // host:port
 	TLS     *tls.Config // nil, in clear text, only where nobody but this machine can knock
 	// Proxies may speak the PROXY protocol, and then must: they are believed
 	// about the address of their client. Nobody else is.
