@@ -31,10 +31,10 @@ func challenge(verifier string) string {
 func (w *world) person(name string) (Principal, Credentials) {
 	w.t.Helper()
 	c := w.make(UserHolder(name))
-	return w.at(AuthorityPlane, c), c
+	return w.in(AuthorityPlane, c), c
 }
 
-func (w *world) at(plane Plane, c Credentials) Principal {
+func (w *world) in(plane Plane, c Credentials) Principal {
 	w.t.Helper()
 	p, err := w.Authenticate(w.t.Context(), shop, plane, c, here)
 	if err != nil {
@@ -125,12 +125,12 @@ func TestAPersonComesBackWithACodeAndStaysByRefreshing(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := open(t, d)
 		p, _ := w.person("ann")
-		in := w.at(AuthorityPlane, w.code(p))
+		in := w.in(AuthorityPlane, w.code(p))
 		if in.ID != p.ID || in.Client != AzureCLI || in.Session == nil || in.Session.Nonce != "n" {
 			t.Fatalf("%+v", in)
 		}
 		first := w.tokens(in)
-		who := w.at(ControlPlane, bearer(first.Access))
+		who := w.in(ControlPlane, bearer(first.Access))
 		if who.ID != p.ID || who.Name != "ann" || who.Client != AzureCLI || who.Authentication.Time.IsZero() || len(who.Authentication.AMR) != 1 {
 			t.Errorf("%+v", who)
 		}
@@ -140,11 +140,11 @@ func TestAPersonComesBackWithACodeAndStaysByRefreshing(t *testing.T) {
 		signedIn := who.Authentication.Time
 		refresh := first.Refresh
 		for range 3 {
-			next := w.tokens(w.at(AuthorityPlane, again(refresh)))
+			next := w.tokens(w.in(AuthorityPlane, again(refresh)))
 			if next.Refresh == refresh || next.Refresh == "" {
 				t.Fatal("the refresh token did not turn")
 			}
-			if p := w.at(ControlPlane, bearer(next.Access)); !p.Authentication.Time.Equal(signedIn) {
+			if p := w.in(ControlPlane, bearer(next.Access)); !p.Authentication.Time.Equal(signedIn) {
 				t.Errorf("a refresh made the sign-in younger: %v, %v", p.Authentication.Time, signedIn)
 			}
 			refresh = next.Refresh
@@ -181,7 +181,7 @@ func TestACodeWorksOnceAndAReplayEndsWhatItGave(t *testing.T) {
 		}
 		// Whoever showed it again did so before there were tokens. Now there are.
 		c = w.code(p)
-		tokens := w.tokens(w.at(AuthorityPlane, c))
+		tokens := w.tokens(w.in(AuthorityPlane, c))
 		w.not(AuthorityPlane, c, "the code was shown before")
 		w.not(AuthorityPlane, again(tokens.Refresh), "a code was shown twice, so its refresh tokens ended")
 		if w.replays() != 1 {
@@ -208,7 +208,7 @@ func TestTwoProcessesOfAClientRefreshAtOnce(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := open(t, d)
 		p, _ := w.person("ann")
-		first := w.tokens(w.at(AuthorityPlane, w.code(p))).Refresh
+		first := w.tokens(w.in(AuthorityPlane, w.code(p))).Refresh
 		var wg sync.WaitGroup
 		next := make([]Secret, 8)
 		for i := range next {
@@ -229,8 +229,8 @@ func TestTwoProcessesOfAClientRefreshAtOnce(t *testing.T) {
 			}
 		}
 		w.turnedAgo(2 * refreshGrace)
-		last := w.tokens(w.at(AuthorityPlane, again(next[0]))).Refresh
-		w.tokens(w.at(AuthorityPlane, again(next[0]))) // for a moment the one before works too
+		last := w.tokens(w.in(AuthorityPlane, again(next[0]))).Refresh
+		w.tokens(w.in(AuthorityPlane, again(next[0]))) // for a moment the one before works too
 		w.turnedAgo(2 * refreshGrace)
 		w.not(AuthorityPlane, again(next[0]), "the refresh token was followed by another a while ago")
 		w.not(AuthorityPlane, again(last), "one of the family was shown after its time")
@@ -255,8 +255,8 @@ func TestWhatDescendsFromASignInEndsWithIt(t *testing.T) {
 			name := "u" + strings.ToLower(challenge(row.why)[:6])
 			name = strings.NewReplacer("_", "x", "-", "y").Replace(name)
 			p, _ := w.person(name)
-			tokens, c := w.tokens(w.at(AuthorityPlane, w.code(p))), w.code(p)
-			w.at(ControlPlane, bearer(tokens.Access))
+			tokens, c := w.tokens(w.in(AuthorityPlane, w.code(p))), w.code(p)
+			w.in(ControlPlane, bearer(tokens.Access))
 			row.end(w, name)
 			w.not(ControlPlane, bearer(tokens.Access), row.why)
 			w.not(AuthorityPlane, again(tokens.Refresh), row.why)
@@ -267,7 +267,7 @@ func TestWhatDescendsFromASignInEndsWithIt(t *testing.T) {
 
 func TestOnlyPeopleOfTheDirectoryGetCodesAndTokens(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
-	p := w.at(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
+	p := w.in(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
 	if _, err := w.NewCode(t.Context(), p, Authorization{Session: Session{Client: AzureCLI}}); err == nil {
 		t.Error("a repository token signed in")
 	}
@@ -328,7 +328,7 @@ func TestTokensOfTheAuthorityAreForWhatTheySay(t *testing.T) {
 func TestForgedTokensOfTheAuthorityProveNothing(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	ann, _ := w.person("ann")
-	good := w.tokens(w.at(AuthorityPlane, w.code(ann))).Access
+	good := w.tokens(w.in(AuthorityPlane, w.code(ann))).Access
 	parts := strings.Split(string(good), ".")
 	var claim map[string]any
 	text, _ := base64.RawURLEncoding.DecodeString(parts[1])
@@ -347,7 +347,7 @@ func TestForgedTokensOfTheAuthorityProveNothing(t *testing.T) {
 		}
 		return Secret(text)
 	}
-	w.at(ControlPlane, bearer(resigned(func(map[string]any) {}))) // the forge works
+	w.in(ControlPlane, bearer(resigned(func(map[string]any) {}))) // the forge works
 	set := func(name string, v any) func(map[string]any) { return func(c map[string]any) { c[name] = v } }
 	now := time.Now().Unix()
 	typed, err := w.sign(t.Context(), authorityUse, tokenType, claim)
@@ -428,7 +428,7 @@ func TestADeviceWaitsForSomebody(t *testing.T) {
 		if got := problemOf(other); got != Expired {
 			t.Error("another client took the answer: ", got)
 		}
-		in := w.at(AuthorityPlane, c)
+		in := w.in(AuthorityPlane, c)
 		if in.ID != ann.ID || w.tokens(in).Refresh == "" {
 			t.Errorf("%+v", in)
 		}
@@ -443,7 +443,7 @@ func TestADeviceWaitsForSomebody(t *testing.T) {
 		if got := problemOf(c); got != Declined {
 			t.Error(got)
 		}
-		ci := w.at(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
+		ci := w.in(ContentPlane, w.make(TokenHolder(shop.ID, "ci")))
 		_, typed = start()
 		if err := w.AnswerDevice(t.Context(), ParseUserCode(typed), ci); fault.Of(err) != fault.Unauthenticated {
 			t.Errorf("a repository token signed in on a device: %v", err)
@@ -485,7 +485,7 @@ func TestNothingInTheTableOpensAnything(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	ann, password := w.person("ann")
 	c := w.code(ann)
-	tokens := w.tokens(w.at(AuthorityPlane, w.code(ann)))
+	tokens := w.tokens(w.in(AuthorityPlane, w.code(ann)))
 	secret, typed, err := w.NewDevice(t.Context(), Device{Client: AzureCLI}, here)
 	if err != nil {
 		t.Fatal(err)
@@ -520,14 +520,14 @@ func TestNothingInTheTableOpensAnything(t *testing.T) {
 func TestTheAuthoritysKeysTurnWithoutAGap(t *testing.T) {
 	w := open(t, dbtest.SQLite(t))
 	ann, _ := w.person("ann")
-	old := w.tokens(w.at(AuthorityPlane, w.code(ann))).Access
+	old := w.tokens(w.in(AuthorityPlane, w.code(ann))).Access
 	must(w.ring(t.Context(), authorityUse)).newest.Signs = time.Now()
-	next := w.tokens(w.at(AuthorityPlane, w.code(ann))).Access
+	next := w.tokens(w.in(AuthorityPlane, w.code(ann))).Access
 	if kid(bearer(old)) == kid(bearer(next)) {
 		t.Error("an old key signed")
 	}
-	w.at(ControlPlane, bearer(old))
-	w.at(ControlPlane, bearer(next))
+	w.in(ControlPlane, bearer(old))
+	w.in(ControlPlane, bearer(next))
 	if set := must(w.Keys(t.Context())); len(set.Keys) != 2 || !set.Keys[0].IsPublic() || set.Keys[0].Algorithm != "RS256" {
 		t.Errorf("%d keys", len(set.Keys))
 	}
