@@ -51,6 +51,7 @@ type storyKey int
 const (
 	theTest storyKey = iota
 	theServer
+	theIssuers
 )
 
 // A server is one breakwater serve at a time, on the same data and ports.
@@ -95,7 +96,7 @@ func tellStories(t *testing.T, names string, database func() string) {
 				env.Setenv(name, value)
 			}
 			s := &server{}
-			env.Values[theTest], env.Values[theServer] = env.T(), s
+			env.Values[theTest], env.Values[theServer], env.Values[theIssuers] = env.T(), s, map[string]*storyIssuer{}
 			env.Defer(func() {
 				s.end(syscall.SIGKILL)
 				complain(env)
@@ -126,6 +127,9 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"random": random,
 	"sum":    sum,
 	"until":  until,
+	"issuer": issuer,
+	"assign": assign,
+	"form":   form,
 }
 
 // needs COMMAND...: the story is about these clients; "root" is the right to

@@ -16,7 +16,7 @@ import (
 // Directory is the kinds of who can be known.
 func Directory(s *directory.Store, ids *identity.Store) []Kind {
 	return []Kind{
-		users(s), servicePrincipals(s), managedIdentities(s, ids),
+		users(s), servicePrincipals(s), managedIdentities(s, ids), issuers(s),
 		federatedCredentials(s, Kind{
 			Type: identity.FederatedCredentialType(identity.ServicePrincipalType), Place: inTenant,
 			Read: access.ServicePrincipalFederatedRead, Write: access.ServicePrincipalFederatedWrite, Delete: access.ServicePrincipalFederatedDelete,

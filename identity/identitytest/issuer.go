@@ -36,6 +36,7 @@ type Issuer struct {
 	URL string
 	CA  string // PEM
 
+	server server
 	mu     sync.Mutex
 	path   string
 	keys   []Key // the last one signs
@@ -74,14 +75,24 @@ func (k Key) Public() jose.JSONWebKey {
 	return jose.JSONWebKey{Key: k.Private.Public(), KeyID: k.ID, Algorithm: string(k.Alg), Use: "sig"}
 }
 
-// NewIssuer runs an issuer at a path of its host ("" for none) with these keys.
+// NewIssuer runs an issuer at a path of its host ("" for none) with these keys,
+// until the test ends.
 func NewIssuer(t testing.TB, path string, keys ...Key) *Issuer {
-	i := &Issuer{path: path, keys: keys, maxAge: "max-age=600"}
-	server := serve(i)
-	t.Cleanup(server.Close)
-	i.URL, i.CA = server.URL+path, server.CA
+	i := OpenIssuer(path, keys...)
+	t.Cleanup(i.Close)
 	return i
 }
+
+// OpenIssuer is NewIssuer where there is no test.
+func OpenIssuer(path string, keys ...Key) *Issuer {
+	i := &Issuer{path: path, keys: keys, maxAge: "max-age=600"}
+	i.server = serve(i)
+	i.URL, i.CA = i.server.URL+path, i.server.CA
+	return i
+}
+
+// Close ends the issuer: nobody answers any more.
+func (i *Issuer) Close() { i.server.Close() }
 
 // A server listens with TLS on the loopback; its certificate is of a CA that
 // nothing else has.
@@ -116,11 +127,17 @@ func serve(h http.Handler) server {
 }
 
 // Kubernetes is an issuer as an API server is one: ES256, no path.
-func Kubernetes(t testing.TB) *Issuer { return NewIssuer(t, "", EC("k8s-1")) }
+func Kubernetes(t testing.TB) *Issuer { return NewIssuer(t, "", KubernetesKeys()...) }
+
+// KubernetesKeys are the keys of such an issuer.
+func KubernetesKeys() []Key { return []Key{EC("k8s-1")} }
 
 // GitHub is an issuer as GitHub Actions has one: RS256, and two keys at a time.
-func GitHub(t testing.TB) *Issuer {
-	return NewIssuer(t, "", RSA("38826b17-6a30-5f9b-b169-8beb8202f723", jose.RS256), RSA("cc413527-173f-5a05-976e-9c52b1d7b431", jose.RS256))
+func GitHub(t testing.TB) *Issuer { return NewIssuer(t, "", GitHubKeys()...) }
+
+// GitHubKeys are the keys of such an issuer.
+func GitHubKeys() []Key {
+	return []Key{RSA("38826b17-6a30-5f9b-b169-8beb8202f723", jose.RS256), RSA("cc413527-173f-5a05-976e-9c52b1d7b431", jose.RS256)}
 }
 
 func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
