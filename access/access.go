@@ -9,7 +9,6 @@ package access
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	"breakwater/fault"
@@ -19,23 +18,12 @@ import (
 	"breakwater/resource"
 )
 
-// A Need is one thing that somebody wants to do somewhere.
+// A Need is one thing that somebody wants to do somewhere, and how.
 type Need struct {
 	Action Action
 	Scope  ref.Scope
 	Mode   Mode // how the registry at Scope reads roles; "" is Legacy
-}
-
-// An Assignment lets a principal do what a role (or the listed actions) names,
-// at a scope and below it. Deny takes it away instead, whoever else gives it.
-type Assignment struct {
-	Principal string    // identity.Principal.ID; "" is the anonymous caller
-	Role      string    // GUID of a role; "" if Actions says it
-	Actions   []Action  // instead of a role: exactly these, in any mode
-	Scope     ref.Scope //
-	Prefix    string    // only for repositories at or below Scope whose name starts so: "samples/"
-	Deny      bool      //
-	Until     time.Time // zero for no end
+	From   Circumstances
 }
 
 // A Decision is the answer and what led to it.
@@ -54,53 +42,23 @@ const (
 	Assigned   Reason = "assigned"
 	Unassigned Reason = "no assignment allows it"
 	Denied     Reason = "an assignment denies it"
+	Ruled      Reason = "a conditional-access rule refuses it"
 	Ceiled     Reason = "the token was not issued for it"
 )
 
 // Decide answers whether p may do n at the time now. A denial overrides; without
-// a match the answer is no; and a token's ceiling narrows what its principal may.
-func Decide(p identity.Principal, as []Assignment, n Need, now time.Time) Decision {
-	if p.Kind == "" || n.Action == "" || n.Scope == "" {
-		return Decision{Reason: Unassigned}
-	}
-	if p.Ceiling != nil && !under(p.Ceiling, n) {
-		return Decision{Reason: Ceiled}
-	}
-	answer := Decision{Reason: Unassigned}
-	for i := range as {
-		if !as[i].covers(p, n, now) {
-			continue
-		}
-		if as[i].Deny {
-			return Decision{Reason: Denied}
-		}
-		answer = Decision{Allowed: true, Reason: Assigned}
-	}
-	return answer
-}
-
-func (a *Assignment) covers(p identity.Principal, n Need, now time.Time) bool {
-	// Scopes that cover are prefixes, and most are not: that is the quicker question.
-	if !strings.HasPrefix(string(n.Scope), string(a.Scope)) || !a.Scope.Covers(n.Scope) ||
-		a.Principal != p.ID || (!a.Until.IsZero() && !now.Before(a.Until)) {
-		return false
-	}
-	if a.Prefix != "" {
-		if repo, ok := n.Scope.Repository(); !ok || !strings.HasPrefix(string(repo), a.Prefix) {
-			return false
-		}
-	}
-	if a.Role == "" {
-		return slices.Contains(a.Actions, n.Action)
-	}
-	r, ok := role(a.Role)
-	return ok && r.allows(n.Action, n.Mode)
+// a match the answer is no; a token's ceiling narrows what its principal may; and
+// what is allowed may still be refused by a rule. An assignment counts if its
+// condition is true, a denial unless its condition is false, and a rule lets
+// through only what it requires.
+func Decide(p identity.Principal, have *Held, n Need, now time.Time) Decision {
+	return have.decide(&question{caller: &p, need: &n, now: now})
 }
 
 // under reports whether the ceiling leaves room for n: an entry names the
 // repository (or the registry's catalog) and the action. What is not about
 // content is never under a ceiling.
-func under(c *identity.Ceiling, n Need) bool {
+func under(c *identity.Ceiling, n *Need) bool {
 	for _, row := range content {
 		if row.Action != n.Action {
 			continue
@@ -131,6 +89,7 @@ type Registry struct {
 	ID            ref.ID
 	Mode          Mode
 	AnonymousPull bool
+	Everywhere    bool // the caller is not at this registry alone: what it is assigned elsewhere matters too
 }
 
 // A Call is the circumstances of a request, for the events it causes.
@@ -146,28 +105,31 @@ type Call struct {
 type Grant struct{ in *granted }
 
 type granted struct {
-	registry    Registry
-	scope       ref.Scope // of the registry
-	principal   identity.Principal
-	assignments []Assignment
-	call        Call
+	registry  Registry
+	scope     ref.Scope // of the registry
+	principal identity.Principal
+	held      *Held
+	call      Call
 }
 
 // NewGrant holds what a caller may do until the request ends.
-func NewGrant(r Registry, p identity.Principal, as []Assignment, c Call) Grant {
-	return Grant{&granted{r, r.ID.Scope(), p, as, c}}
+func NewGrant(r Registry, p identity.Principal, have *Held, c Call) Grant {
+	return Grant{&granted{r, r.ID.Scope(), p, have, c}}
 }
 
 // ServerGrant is for what the process does without being asked, such as its
 // first start: it may do everything, and its events say who it was.
 func ServerGrant(r Registry, c Call) Grant {
 	p := identity.ThisServer()
-	return NewGrant(r, p, []Assignment{{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}}, c)
+	return NewGrant(r, p, NewHeld(Assignment{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}), c)
 }
 
-// Allows is nil if the caller may do a at the scope, now; otherwise the Refusal.
-func (g Grant) Allows(a Action, scope ref.Scope) error {
-	if g.Can(a, scope) {
+// Allows is nil if the caller may do a at the scope, now; otherwise the fault
+// that says no, in the same words whatever the reason.
+func (g Grant) Allows(a Action, scope ref.Scope) error { return g.Decide(a, scope).err(a, scope) }
+
+func (d Decision) err(a Action, scope ref.Scope) error {
+	if d.Allowed {
 		return nil
 	}
 	return Refusal(a, scope)
@@ -179,38 +141,73 @@ func Refusal(a Action, scope ref.Scope) error {
 		With(map[string]string{"action": string(a), "scope": string(scope)})
 }
 
-// Admits is what the door asks: Allows as far as it can be known before a body is
-// read. Where it says yes the domain asks again, and knows more.
-func (g Grant) Admits(a Action, scope ref.Scope) Decision { return g.Decide(a, scope) }
-
 // Can is Allows as a yes or no.
 func (g Grant) Can(a Action, scope ref.Scope) bool { return g.Decide(a, scope).Allowed }
 
 // Decide is Can with its reason.
 func (g Grant) Decide(a Action, scope ref.Scope) Decision {
+	return g.decide(func(q *question) { q.need.Action, q.need.Scope = a, scope })
+}
+
+// Admits is what the door asks: Decide, but what only the domain knows (which role
+// is assigned to whom, which repository of the catalog is meant) may still be
+// anything. The domain asks again, for each.
+func (g Grant) Admits(a Action, scope ref.Scope) Decision {
+	return g.decide(func(q *question) {
+		q.need.Action, q.need.Scope = a, scope
+		q.open = a == RoleAssignmentWrite || a == RoleAssignmentDelete || a == CatalogRead
+	})
+}
+
+// allowsAssignment is Allows for one role assignment, which conditions may judge.
+func (g Grant) allowsAssignment(a Action, of *Assignment) error {
+	return g.decide(func(q *question) { q.need.Action, q.need.Scope, q.need.From.Assignment = a, of.Scope, of }).err(a, of.Scope)
+}
+
+// Lists reports whether the catalog shows the repository to the caller: it may
+// list there, and nothing keeps it from the content. The door has asked whether
+// the caller's token is for the catalog.
+func (g Grant) Lists(r ref.Repository) bool {
+	ask := func(a Action) Decision {
+		return g.decide(func(q *question) {
+			p := *q.caller
+			p.Ceiling = nil
+			q.caller, q.need.Action, q.need.Scope = &p, a, g.RepositoryScope(r)
+		})
+	}
+	if !ask(CatalogRead).Allowed {
+		return false
+	}
+	why := ask(ContentRead).Reason
+	return why != Denied && why != Ruled
+}
+
+func (g Grant) decide(set func(*question)) Decision {
 	if g.in == nil {
 		return Decision{Reason: Unassigned}
 	}
-	return Decide(g.in.principal, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now())
+	q := question{caller: &g.in.principal, now: time.Now(), need: &Need{Mode: g.in.registry.Mode,
+		From: Circumstances{Address: g.in.call.From.Address, Listener: g.in.call.From.Listener, Operation: g.in.call.Operation}}}
+	set(&q)
+	return g.in.held.decide(&q)
 }
 
 // Unasked reports whether only the ceiling of the caller's token is in the way: with
 // a token that was asked for this, it could. It depends on the caller's rights
 // alone, so that to say so tells nothing about what exists.
 func (g Grant) Unasked(a Action, scope ref.Scope) bool {
-	if g.Decide(a, scope).Reason != Ceiled {
-		return false
-	}
-	p := g.in.principal
-	p.Ceiling = nil
-	return Decide(p, g.in.assignments, Need{a, scope, g.in.registry.Mode}, time.Now()).Allowed
+	return g.Decide(a, scope).Reason == Ceiled && g.decide(func(q *question) {
+		p := *q.caller
+		p.Ceiling = nil
+		q.caller, q.need.Action, q.need.Scope = &p, a, scope
+	}).Allowed
 }
 
 // UnaskedAnywhere reports whether the ceiling of the caller's token leaves out the
 // repositories that it does not name, although the caller has the right somewhere.
 func (g Grant) UnaskedAnywhere(a Action) bool {
 	return g.in != nil && g.in.principal.Ceiling != nil && g.anywhere(a) &&
-		!under(g.in.principal.Ceiling, Need{Action: a, Scope: g.RepositoryScope(AnyRepository)})
+		!under(g.in.principal.Ceiling, &Need{Action: a, Scope: g.RepositoryScope(AnyRepository)})
 }
 
 // Registry is the UID of the registry; "" for the zero Grant.
@@ -275,32 +272,19 @@ func (g Grant) Modified() resource.SystemData {
 // of the registry. A denial elsewhere does not matter: it is heard where the right
 // is used.
 func (g Grant) anywhere(a Action) bool {
-	if g.in == nil {
-		return false
-	}
-	now := time.Now()
-	for _, as := range g.in.assignments {
-		scope := g.Scope()
-		if scope.Covers(as.Scope) {
-			scope = as.Scope
-		}
-		as.Prefix = ""
-		if !as.Deny && as.covers(g.in.principal, Need{a, scope, g.in.registry.Mode}, now) {
-			return true
-		}
-	}
-	return false
+	return g.in != nil && g.in.held.anywhere(&question{caller: &g.in.principal, now: time.Now(), open: true,
+		need: &Need{Action: a, Scope: g.Scope(), Mode: g.in.registry.Mode}})
 }
 
 // Ask is the part of the asked scopes that the caller has a right to, for the
 // access claim of a token. Asking for too much is no error: what is missing is
-// refused where it is used.
+// refused where it is used. So what depends on how it is used is not missing here.
 func (g Grant) Ask(asked []identity.Access) []identity.Access {
 	given := []identity.Access{}
 	for _, of := range asked {
 		var actions []string
 		for _, row := range content {
-			if (slices.Contains(of.Actions, row.Scope) || slices.Contains(of.Actions, "*")) && g.may(row.Action, of) {
+			if row.Scope != "" && (slices.Contains(of.Actions, row.Scope) || slices.Contains(of.Actions, "*")) && g.may(row.Action, of) {
 				actions = append(actions, row.Scope)
 			}
 		}
@@ -315,13 +299,19 @@ func (g Grant) Ask(asked []identity.Access) []identity.Access {
 // names.
 func (g Grant) may(a Action, of identity.Access) bool {
 	if a == CatalogRead || of.Type != "repository" {
-		return a == CatalogRead && of.Type == "registry" && of.Name == "catalog" && g.Can(a, g.Scope())
+		return a == CatalogRead && of.Type == "registry" && of.Name == "catalog" && g.mayUse(a, g.Scope())
 	}
 	if of.Name == AnyRepository {
 		return g.anywhere(a)
 	}
 	repo, err := ref.ParseRepository(of.Name)
-	return err == nil && g.Can(a, g.RepositoryScope(repo))
+	return err == nil && g.mayUse(a, g.RepositoryScope(repo))
+}
+
+func (g Grant) mayUse(a Action, scope ref.Scope) bool {
+	return g.decide(func(q *question) {
+		q.need.Action, q.need.Scope, q.need.From.Operation, q.open = a, scope, "", true
+	}).Allowed
 }
 
 // Settings is the section of a registry's properties that this control owns. The

@@ -8,7 +8,7 @@ type Action string
 
 const registries = "Microsoft.ContainerRegistry/registries/"
 
-// Actions on content. They are the data actions of the provider; Role.allows
+// Actions on content. They are the data actions of the provider; Permission
 // tells which control-plane action stands for each in a registry with legacy
 // permissions.
 const (
@@ -18,6 +18,10 @@ const (
 	MetadataRead  Action = registries + "repositories/metadata/read"  // list tags, look at attributes
 	MetadataWrite Action = registries + "repositories/metadata/write" // change attributes
 	CatalogRead   Action = registries + "catalog/read"                // list repositories
+
+	QuarantineRead  Action = registries + "quarantinedArtifacts/read"  // see and pull what is in quarantine
+	QuarantineWrite Action = registries + "quarantinedArtifacts/write" // put into quarantine, and let out
+	SignWrite       Action = registries + "trustedCollections/write"   // sign
 )
 
 // Actions on resources.
@@ -111,16 +115,31 @@ const (
 // and in the actions of scope maps.
 var content = [...]struct {
 	Action   Action
-	Legacy   Action
-	Scope    string // repository:<name>:<Scope>
+	Control  Action
+	Either   bool   // either of the two gives it, in both modes
+	Scope    string // repository:<name>:<Scope>; "" if no scope names it
 	ScopeMap string // repositories/<name>/<ScopeMap>; "" if scope maps cannot give it
 }{
-	{ContentRead, registries + "pull/read", "pull", "content/read"},
-	{ContentWrite, registries + "push/write", "push", "content/write"},
-	{ContentDelete, registries + "artifacts/delete", "delete", "content/delete"},
-	{MetadataRead, registries + "pull/read", "metadata_read", "metadata/read"},
-	{MetadataWrite, registries + "metadata/write", "metadata_write", "metadata/write"},
-	{CatalogRead, registries + "pull/read", "*", ""},
+	{ContentRead, registries + "pull/read", false, "pull", "content/read"},
+	{ContentWrite, registries + "push/write", false, "push", "content/write"},
+	{ContentDelete, registries + "artifacts/delete", false, "delete", "content/delete"},
+	{MetadataRead, registries + "pull/read", false, "metadata_read", "metadata/read"},
+	{MetadataWrite, registries + "metadata/write", false, "metadata_write", "metadata/write"},
+	{CatalogRead, registries + "pull/read", false, "*", ""},
+	{QuarantineRead, registries + "quarantine/read", true, "", ""},
+	{QuarantineWrite, registries + "quarantine/write", true, "", ""},
+	{SignWrite, registries + "sign/write", true, "", ""},
+}
+
+// control is the control-plane action that stands for a; a itself if it is none
+// on content.
+func control(a Action) (of Action, either, ok bool) {
+	for i := range content {
+		if content[i].Action == a {
+			return content[i].Control, content[i].Either, true
+		}
+	}
+	return a, false, false
 }
 
 // match reports whether the pattern of a role names the action: "*" stands for

@@ -58,17 +58,22 @@ type (
 	negation struct{ of node }
 	all      []node // AND
 	some     []node // OR
-	exists   struct{ attribute }
-	matches  struct { // a pattern of the action, or of what the surface calls the operation
-		pattern string
-		of      func(*question) string
-	}
+	present  struct{ attribute }
+	matches  struct{ pattern string } // of the action
+	within   struct{ pattern string } // of what the surface calls the operation
 )
 
 func (c constant) ask(*question) truth   { return truth(c) }
 func (n negation) ask(q *question) truth { return -n.of.ask(q) }
-func (e exists) ask(q *question) truth   { return isTrue(len(e.read(q)) > 0) }
-func (m matches) ask(q *question) truth  { return isTrue(match(m.pattern, Action(m.of(q)))) }
+func (e present) ask(q *question) truth  { return isTrue(len(e.read(q)) > 0) }
+func (m matches) ask(q *question) truth  { return isTrue(q.need.named(m.pattern)) }
+
+func (w within) ask(q *question) truth {
+	if q.need.From.Operation == "" {
+		return unknown
+	}
+	return isTrue(match(w.pattern, Action(q.need.From.Operation)))
+}
 
 func (a all) ask(q *question) truth {
 	least := yes
@@ -277,13 +282,13 @@ func (p *parser) term(depth int) node {
 	case 1:
 		return constant(no)
 	case 2:
-		return matches{p.pattern(), func(q *question) string { return string(q.need.Action) }}
+		return matches{p.pattern()}
 	case 3:
-		return matches{p.pattern(), func(q *question) string { return q.need.From.Operation }}
+		return within{p.pattern()}
 	case 4:
-		return exists{p.attribute()}
+		return present{p.attribute()}
 	case 5:
-		return negation{exists{p.attribute()}}
+		return negation{present{p.attribute()}}
 	}
 	return p.comparison()
 }

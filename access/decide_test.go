@@ -81,7 +81,7 @@ func TestDecisionsOfBuiltInRoles(t *testing.T) {
 			{RoleAssignmentWrite, shop.Scope(), row.assign},
 			{UserWrite, identity.UserID("mallory").Scope(), false}, // not at a registry
 		} {
-			if got := Decide(someone, as, Need{n.action, n.scope, row.mode}, now); got.Allowed != n.want {
+			if got := Decide(someone, NewHeld(as...), Need{Action: n.action, Scope: n.scope, Mode: row.mode}, now); got.Allowed != n.want {
 				t.Errorf("%s in %s, %s: %v", row.role, row.mode, n.action, got)
 			}
 		}
@@ -126,7 +126,7 @@ func TestDecisions(t *testing.T) {
 		{"a prefix does not cover its neighbour", someone, pull(Assignment{Scope: shop.Scope(), Prefix: "team/"}), Need{Action: ContentRead, Scope: at("team2/api")}, Unassigned},
 		{"a prefix does not cover the registry", someone, []Assignment{{Principal: "u1", Role: OwnerRole, Scope: shop.Scope(), Prefix: "team/"}}, Need{Action: RegistryRead, Scope: shop.Scope()}, Unassigned},
 		{"another action is not given", someone, pull(Assignment{Scope: shop.Scope()}), Need{Action: ContentWrite, Scope: at("team/api")}, Unassigned},
-		{"listed actions hold in either mode", someone, pull(Assignment{Scope: shop.Scope()}), Need{ContentRead, at("team/api"), ABAC}, Assigned},
+		{"listed actions hold in either mode", someone, pull(Assignment{Scope: shop.Scope()}), Need{Action: ContentRead, Scope: at("team/api"), Mode: ABAC}, Assigned},
 		{"until then", someone, pull(Assignment{Scope: shop.Scope(), Until: now.Add(1)}), read, Assigned},
 		{"and no longer", someone, pull(Assignment{Scope: shop.Scope(), Until: now}), read, Unassigned},
 		{"a denial overrides, whatever comes after it", someone, append(pull(Assignment{Scope: shop.Scope(), Deny: true}), everywhere), read, Denied},
@@ -147,7 +147,7 @@ func TestDecisions(t *testing.T) {
 		{"anybody may what nobody in particular is assigned", identity.Principal{Kind: identity.Anonymous}, []Assignment{{Actions: []Action{ContentRead}, Scope: shop.Scope()}}, read, Assigned},
 		{"but only that", identity.Principal{Kind: identity.Anonymous}, []Assignment{{Actions: []Action{ContentRead}, Scope: shop.Scope()}}, Need{Action: ContentWrite, Scope: at("team/api")}, Unassigned},
 	} {
-		if got := Decide(row.p, row.as, row.n, now); got.Reason != row.want || got.Allowed != (row.want == Assigned) {
+		if got := Decide(row.p, NewHeld(row.as...), row.n, now); got.Reason != row.want || got.Allowed != (row.want == Assigned) {
 			t.Errorf("%s: got %+v", row.sentence, got)
 		}
 	}
@@ -178,7 +178,7 @@ func TestTokensAreIssuedForWhatTheCallerMay(t *testing.T) {
 		{Principal: "u1", Actions: []Action{ContentRead, MetadataRead}, Scope: shop.Scope(), Prefix: "team/"},
 		{Principal: "u1", Actions: []Action{ContentWrite}, Scope: at("team/api")},
 	}
-	g := NewGrant(Registry{UID: "r1", ID: shop}, someone, as, Call{})
+	g := NewGrant(Registry{UID: "r1", ID: shop}, someone, NewHeld(as...), Call{})
 	for _, row := range []struct{ asked, given string }{
 		{"repository:team/api:pull", "repository:team/api:pull"},
 		{"repository:team/api:pull,push,delete", "repository:team/api:pull,push"},
@@ -202,7 +202,7 @@ func TestTokensAreIssuedForWhatTheCallerMay(t *testing.T) {
 			t.Errorf("%s: given %q, want %q", row.asked, got, row.given)
 		}
 	}
-	owner := NewGrant(Registry{UID: "r1", ID: shop}, someone, []Assignment{{Principal: "u1", Role: OwnerRole, Scope: ref.Everything}}, Call{})
+	owner := NewGrant(Registry{UID: "r1", ID: shop}, someone, NewHeld(Assignment{Principal: "u1", Role: OwnerRole, Scope: ref.Everything}), Call{})
 	if got := owner.Ask(identity.ParseScopes([]string{"registry:catalog:*"})); len(got) != 1 || got[0].Actions[0] != "*" {
 		t.Errorf("an owner asked for the catalog and was given %v", got)
 	}
@@ -212,7 +212,7 @@ func TestOnlyTheTokenStandsInTheWay(t *testing.T) {
 	p := someone
 	p.Ceiling = &identity.Ceiling{Access: []identity.Access{{Type: "repository", Name: "team/api", Actions: []string{"pull", "push"}}}}
 	as := []Assignment{{Principal: "u1", Actions: []Action{ContentRead, ContentWrite}, Scope: shop.Scope(), Prefix: "team/"}}
-	g := NewGrant(Registry{UID: "r1", ID: shop}, p, as, Call{})
+	g := NewGrant(Registry{UID: "r1", ID: shop}, p, NewHeld(as...), Call{})
 	if g.Unasked(ContentRead, at("team/api")) || !g.Unasked(ContentRead, at("team/web")) || g.Unasked(ContentRead, at("other")) {
 		t.Error("Unasked is for what the caller may but its token may not")
 	}
@@ -296,7 +296,7 @@ func FuzzActionsOfScopeMaps(f *testing.F) {
 		}
 		a.Principal = "u1"
 		repo, err := ref.ParseRepository(name)
-		if err != nil || !Decide(someone, []Assignment{a}, Need{Action: a.Actions[0], Scope: at(repo)}, now).Allowed {
+		if err != nil || !Decide(someone, NewHeld(a), Need{Action: a.Actions[0], Scope: at(repo)}, now).Allowed {
 			return
 		}
 		pattern := strings.TrimPrefix(text, "repositories/")
@@ -317,7 +317,7 @@ func BenchmarkDecide(b *testing.B) {
 				as = append(as, a)
 			}
 			as = append(as, Assignment{Principal: "u1", Role: PullRole, Scope: shop.Scope()})
-			g := NewGrant(Registry{UID: "r1", ID: shop}, someone, as, Call{})
+			g := NewGrant(Registry{UID: "r1", ID: shop}, someone, NewHeld(as...), Call{})
 			b.ReportAllocs()
 			for b.Loop() {
 				if !g.Can(ContentRead, g.RepositoryScope("team/api")) {

@@ -37,13 +37,13 @@ const (
 // A relation is an operator: what holds between a value of the left and one of
 // the right.
 type relation struct {
-	of       sort                          // which attributes it compares
-	read     func(value) (value, bool)     // makes of a value what holds compares; false if it cannot
-	literal  func(value) (value, bool)     // the same for a literal on the right
-	holds    func(left, right value) bool  //
-	not      bool                          // the opposite
-	unquoted bool                          // literals stand without quotes
-	pattern  bool                          // the literal is a pattern of Like
+	of       sort                         // which attributes it compares
+	read     func(value) (value, bool)    // makes of a value what holds compares; false if it cannot
+	literal  func(value) (value, bool)    // the same for a literal on the right
+	holds    func(left, right value) bool //
+	not      bool                         // the opposite
+	unquoted bool                         // literals stand without quotes
+	pattern  bool                         // the literal is a pattern of Like
 }
 
 // relationOf finds an operator by its name: a family, perhaps Not, what it asks,
@@ -94,7 +94,9 @@ var families = []struct {
 	{"datetime", moment, asTime, asTime, ordered, false},
 	{"timeofday", moment, asTimeOfDay, asHours, ordered, false},
 	{"ip", address, asNetwork, asNetwork, asks{
-		"match": func(l, r value) bool { return l.network.Bits() >= r.network.Bits() && r.network.Contains(l.network.Addr()) },
+		"match": func(l, r value) bool {
+			return l.network.Bits() >= r.network.Bits() && r.network.Contains(l.network.Addr())
+		},
 	}, false},
 }
 

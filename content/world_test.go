@@ -85,7 +85,7 @@ func allow(user string, may map[ref.Repository][]access.Action) access.Grant {
 	for repo, actions := range may {
 		as = append(as, access.Assignment{Principal: user, Actions: actions, Scope: ref.RepositoryScope(theRegistry.ID, repo)})
 	}
-	return access.NewGrant(theRegistry, p, as, access.Call{})
+	return access.NewGrant(theRegistry, p, access.NewHeld(as...), access.Call{})
 }
 
 func must(t testing.TB, err error) {

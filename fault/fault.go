@@ -33,6 +33,8 @@ const (
 	NotImplemented
 	RequestTimeout
 	URITooLong
+	AssignmentExists
+	AssignmentUpdate
 
 	NameInvalid
 	NameUnknown
@@ -78,6 +80,9 @@ var rows = [...]Row{
 	NotImplemented:   {"NotImplemented", http.StatusConflict, "UNSUPPORTED", "NotImplemented"},
 	RequestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "UNSUPPORTED", "RequestTimeout"},
 	URITooLong:       {"URITooLong", http.StatusRequestURITooLong, "UNSUPPORTED", "RequestUriTooLong"},
+
+	AssignmentExists: {"AssignmentExists", http.StatusConflict, "DENIED", "RoleAssignmentExists"},
+	AssignmentUpdate: {"AssignmentUpdate", http.StatusConflict, "DENIED", "RoleAssignmentUpdateNotPermitted"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},
 	NameUnknown:         {"NameUnknown", http.StatusNotFound, "NAME_UNKNOWN", "ResourceNotFound"},

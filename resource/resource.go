@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,7 @@ type Resource struct {
 	Location   string            `json:"location,omitempty"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	Etag       string            `json:"-"` // changes with every Put
+	Holder     string            `json:"-"` // whom it is about, to be found by; Put stores it and nothing returns it
 	Properties json.RawMessage   `json:"properties,omitempty"`
 	System     SystemData        `json:"systemData"`
 }
@@ -138,17 +138,30 @@ func stale(id ref.ID, ifMatch string) error {
 // List returns documents below under ("" or "/" is everything), of one type or
 // of all (""), in order of Key, after the document after ("" is from the first); limit 0 is all.
 func (s *Store) List(ctx context.Context, under ref.ID, typ string, after ref.ID, limit int) ([]Resource, error) {
-	if limit == 0 {
-		limit = math.MaxInt32
-	}
-	from, to := below(under)
-	return list(ctx, s.db, max(from, after.Key()), to, strings.ToLower(typ), limit)
+	return s.Find(ctx, Query{Type: typ, Under: []ref.ID{under}, After: after, Limit: limit})
+}
+
+// A Query says which documents are meant: all conditions hold. The zero Query is
+// every document.
+type Query struct {
+	Type    string   // "" is any
+	Holders []string // any of them; nil is anybody
+	Under   []ref.ID // below any of them; nil is anywhere
+	After   ref.ID   // later in the order of Key
+	Limit   int      // 0 is none
+}
+
+// Find returns the documents that q means, in order of Key.
+func (s *Store) Find(ctx context.Context, q Query) ([]Resource, error) { return find(ctx, s.db, q) }
+
+// FindTx is Find inside a transaction.
+func (s *Store) FindTx(ctx context.Context, tx *db.Tx, q Query) ([]Resource, error) {
+	return find(ctx, tx, q)
 }
 
 // ListTx is List inside a transaction.
 func (s *Store) ListTx(ctx context.Context, tx *db.Tx, under ref.ID, typ string, after ref.ID, limit int) ([]Resource, error) {
-	from, to := below(under)
-	return list(ctx, tx, max(from, after.Key()), to, strings.ToLower(typ), limit)
+	return s.FindTx(ctx, tx, Query{Type: typ, Under: []ref.ID{under}, After: after, Limit: limit})
 }
 
 // below is the range of keys, both ends excluded, that lie below id in the tree.

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 
 	"breakwater/db"
@@ -41,9 +43,9 @@ func put(ctx context.Context, tx *db.Tx, r Resource) error {
 		return fmt.Errorf("write %s: %w", r.ID, err)
 	}
 	_, err = tx.Exec(ctx, `
-		INSERT INTO resource (id, type, etag, doc) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (id) DO UPDATE SET type = excluded.type, etag = excluded.etag, doc = excluded.doc`,
-		r.ID.Key(), strings.ToLower(r.Type), r.Etag, string(doc))
+		INSERT INTO resource (id, type, etag, holder, doc) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (id) DO UPDATE SET type = excluded.type, etag = excluded.etag, holder = excluded.holder, doc = excluded.doc`,
+		r.ID.Key(), strings.ToLower(r.Type), r.Etag, strings.ToLower(r.Holder), string(doc))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", r.ID, err)
 	}
@@ -59,26 +61,50 @@ func remove(ctx context.Context, tx *db.Tx, id ref.ID) error {
 	return nil
 }
 
-// A querier is the database, or a transaction on it.
-type querier interface {
+// reader is a database, or a transaction in it.
+type reader interface {
 	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
 }
 
-func list(ctx context.Context, d querier, from, to, typ string, limit int) (all []Resource, err error) {
-	where, args := `id > $1 AND id < $2`, []any{from, to, limit}
-	if typ != "" {
-		where, args = where+` AND type = $4`, append(args, typ)
+func find(ctx context.Context, d reader, q Query) (all []Resource, err error) {
+	var args []any
+	arg := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
 	}
-	rows, err := d.Query(ctx, `SELECT etag, doc FROM resource WHERE `+where+` ORDER BY id LIMIT $3`, args...)
+	where := `id > ` + arg(q.After.Key())
+	if q.Type != "" {
+		where += ` AND type = ` + arg(strings.ToLower(q.Type))
+	}
+	if q.Holders != nil {
+		in := make([]string, len(q.Holders))
+		for i, h := range q.Holders {
+			in[i] = arg(strings.ToLower(h))
+		}
+		where += ` AND holder <> '' AND holder IN (` + strings.Join(in, ", ") + `)`
+	}
+	if q.Under != nil {
+		in := make([]string, len(q.Under))
+		for i, id := range q.Under {
+			from, to := below(id)
+			in[i] = `id > ` + arg(from) + ` AND id < ` + arg(to)
+		}
+		where += ` AND (` + strings.Join(in, " OR ") + `)`
+	}
+	limit := q.Limit
+	if limit == 0 {
+		limit = math.MaxInt32
+	}
+	rows, err := d.Query(ctx, `SELECT etag, doc FROM resource WHERE `+where+` ORDER BY id LIMIT `+arg(limit), args...)
 	if err != nil {
-		return nil, fmt.Errorf("list documents: %w", err)
+		return nil, fmt.Errorf("find documents: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var etag string
 		var doc []byte
 		if err := rows.Scan(&etag, &doc); err != nil {
-			return nil, fmt.Errorf("list documents: %w", err)
+			return nil, fmt.Errorf("find documents: %w", err)
 		}
 		r, err := parse(etag, doc)
 		if err != nil {
@@ -87,7 +113,7 @@ func list(ctx context.Context, d querier, from, to, typ string, limit int) (all 
 		all = append(all, r)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list documents: %w", err)
+		return nil, fmt.Errorf("find documents: %w", err)
 	}
 	return all, nil
 }
