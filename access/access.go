@@ -89,7 +89,6 @@ type Registry struct {
 	ID            ref.ID
 	Mode          Mode
 	AnonymousPull bool
-	Everywhere    bool // the caller is not at this registry alone: what it is assigned elsewhere matters too
 }
 
 // A Call is the circumstances of a request, for the events it causes.
@@ -124,8 +123,7 @@ func ServerGrant(r Registry, c Call) Grant {
 	return NewGrant(r, p, NewHeld(Assignment{Principal: p.ID, Role: OwnerRole, Scope: ref.Everything}), c)
 }
 
-// Allows is nil if the caller may do a at the scope, now; otherwise the fault
-// that says no, in the same words whatever the reason.
+// Allows is nil if the caller may do a at the scope, now; otherwise the Refusal.
 func (g Grant) Allows(a Action, scope ref.Scope) error { return g.Decide(a, scope).err(a, scope) }
 
 func (d Decision) err(a Action, scope ref.Scope) error {
@@ -268,12 +266,28 @@ func (g Grant) Modified() resource.SystemData {
 	return resource.SystemData{LastModifiedBy: p.ID, LastModifiedByType: string(p.Kind)}
 }
 
+// Sees reports whether the caller has been given anything at the scope, above or
+// below: then it may know that there is such a place, as the way to its own.
+func (g Grant) Sees(scope ref.Scope) bool {
+	return g.in != nil && g.in.held.some(scope, func(a *Assignment) bool {
+		return a.isFor(&g.in.principal) && (a.Until.IsZero() || time.Now().Before(a.Until))
+	})
+}
+
 // anywhere reports whether some assignment gives the caller a at some repository
 // of the registry. A denial elsewhere does not matter: it is heard where the right
 // is used.
 func (g Grant) anywhere(a Action) bool {
-	return g.in != nil && g.in.held.anywhere(&question{caller: &g.in.principal, now: time.Now(), open: true,
-		need: &Need{Action: a, Scope: g.Scope(), Mode: g.in.registry.Mode}})
+	if g.in == nil || g.in.held == nil {
+		return false
+	}
+	q := &question{caller: &g.in.principal, now: time.Now(), locations: g.in.held.locations, open: true,
+		need: &Need{Action: a, Scope: g.Scope(), Mode: g.in.registry.Mode}}
+	return g.in.held.some(g.Scope(), func(a *Assignment) bool {
+		somewhere := *a
+		somewhere.Prefix = ""
+		return somewhere.allows(q)
+	})
 }
 
 // Ask is the part of the asked scopes that the caller has a right to, for the

@@ -212,28 +212,22 @@ func (a *Assignment) holds(q *question) bool {
 	return ok && strings.HasPrefix(string(repo), a.Prefix)
 }
 
-// anywhere reports whether some assignment gives the caller what it needs at or
-// below the scope of the need.
-func (h *Held) anywhere(q *question) bool {
+// some reports whether what is assigned at a scope that covers s, or lies below
+// it, is ever as is asked.
+func (h *Held) some(s ref.Scope, is func(*Assignment) bool) bool {
 	if h == nil {
 		return false
 	}
-	q.locations = h.locations
-	gives := func(a *Assignment) bool {
-		somewhere := *a
-		somewhere.Prefix = ""
-		return somewhere.allows(q)
-	}
 	found := false
-	h.scopes(q.need.Scope, func(s ref.Scope) bool {
-		found = slices.ContainsFunc(h.allow[s], gives)
+	h.scopes(s, func(at ref.Scope) bool {
+		found = slices.ContainsFunc(h.allow[at], is)
 		return !found
 	})
-	for s, as := range h.allow {
+	for at, as := range h.allow {
 		if found {
 			break
 		}
-		found = q.need.Scope.Covers(s) && slices.ContainsFunc(as, gives)
+		found = s.Covers(at) && slices.ContainsFunc(as, is)
 	}
 	return found
 }

@@ -114,11 +114,11 @@ func (l *laws) of(p *identity.Principal) *Held {
 }
 
 // assigned is the role assignments of p and of its groups at scopes that cover r
-// or lie in it; at all scopes, if it is everywhere. An assignment whose role is
+// or lie in it; at all scopes, if r is none. An assignment whose role is
 // gone, or may no longer be assigned there, gives nothing.
 func (s *Store) assigned(ctx context.Context, r Registry, p identity.Principal, l *laws) ([]Assignment, error) {
 	q := resource.Query{Type: AssignmentType, Holders: append([]string{p.ID}, p.Groups...)}
-	if !r.Everywhere && r.ID != "" {
+	if r.ID != "" {
 		(&Held{above: l.above}).scopes(r.ID.Scope(), func(at ref.Scope) bool {
 			q.Under = append(q.Under, assignmentsAt(at))
 			return true

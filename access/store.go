@@ -32,18 +32,18 @@ type Store struct {
 
 // holding is what Held depends on, beside the documents.
 type holding struct {
-	registry   string
-	anonymous  bool // pull
-	everywhere bool
-	principal  string
-	kind       identity.Kind
-	groups     string
+	registry  string
+	anonymous bool // pull
+	principal string
+	kind      identity.Kind
+	groups    string
 }
 
 // LoadAssignments is everything that p is assigned that could matter in r, and the
-// denials and rules for it, as the documents say now.
+// denials and rules for it, as the documents say now. The zero Registry is none in
+// particular: then all that it is assigned anywhere matters.
 func (s *Store) LoadAssignments(ctx context.Context, r Registry, p identity.Principal) (*Held, error) {
-	key := holding{r.UID, r.AnonymousPull, r.Everywhere, p.ID, p.Kind, strings.Join(p.Groups, " ")}
+	key := holding{r.UID, r.AnonymousPull, p.ID, p.Kind, strings.Join(p.Groups, " ")}
 	return s.held.Get(ctx, s.Documents, key, func(ctx context.Context) (*Held, error) {
 		l, err := s.laws.Get(ctx, s.Documents, struct{}{}, s.loadLaws)
 		if err != nil {
