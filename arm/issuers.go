@@ -24,7 +24,7 @@ func issuers(s *directory.Store) Kind {
 					if err := understand(body, &of); err != nil {
 						return nil, err
 					}
-					if (of.Subject == "") == (of.Claim == "") {
+					if (of.Subject == "") == (of.Claim == "") || of.Subject != "" && of.Value != "" {
 						return nil, fault.New(fault.BadRequest, "say which subject, or which claim and value")
 					}
 					return s.Resolve(ctx, g, id.Name(), of.Claim, of.Subject+of.Value)
