@@ -144,24 +144,13 @@ func (v *vouched) now() error {
 	return nil
 }
 
-// external proves a token of an external issuer. On the authority's plane it is an
-// ID token for this server as a client; elsewhere it is for one of the issuer's
-// audiences.
+// external proves a token of an external issuer.
 func (s *Store) external(ctx context.Context, r Realm, at Plane, token Secret) (Principal, error) {
 	v, err := s.verifyExternal(ctx, string(token))
 	if err != nil {
 		return Principal{}, err
 	}
-	audiences := v.issuer.Audiences
-	if at == AuthorityPlane {
-		if audiences = nil; v.issuer.SignIn != nil {
-			audiences = []string{v.issuer.SignIn.ClientID}
-		}
-	}
-	if at == ContentPlane && !r.ARMTokens {
-		audiences = slices.DeleteFunc(slices.Clone(audiences), func(a string) bool { return ARMAudience(a, r.Service) })
-	}
-	if !v.meant(audiences...) {
+	if !v.meant(v.issuer.accepted(r, at)...) {
 		return Principal{}, doubt("the token is for %.300q", v.audience)
 	}
 	if v.unfit != nil {
@@ -172,6 +161,27 @@ func (s *Store) external(ctx context.Context, r Realm, at Plane, token Secret) (
 	p := v.principal
 	p.Until = time.Now().Add(RefreshLife)
 	return p, nil
+}
+
+// accepted are the audiences whose tokens count at a plane. What Azure's clients get
+// for the registry is nothing on the control plane, and the other way round if the
+// registry says so; an audience of the operator's own is for both. At the authority
+// it is this server itself, as a client.
+func (i *Issuer) accepted(r Realm, at Plane) (all []string) {
+	if at == AuthorityPlane {
+		if i.SignIn != nil {
+			all = append(all, i.SignIn.ClientID)
+		}
+		return all
+	}
+	for _, a := range i.Audiences {
+		registry, control := opens(r, a)
+		if at == ControlPlane && registry && !control || at == ContentPlane && control && !r.ARMTokens {
+			continue
+		}
+		all = append(all, a)
+	}
+	return all
 }
 
 // judge reads what the claims say of whom. The signature is right.

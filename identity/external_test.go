@@ -130,11 +130,19 @@ func TestWorkloadsOfKubernetesAndGitHubAreProven(t *testing.T) {
 	if p := w.known(shop, Credentials{Method: Basic, Name: "ci", Secret: Secret(k8s.Workload("build", "pusher", audience))}); p.ID != cluster.Principal("system:serviceaccount:build:pusher") {
 		t.Errorf("%+v", p)
 	}
-	// On the control plane it is a bearer token, on the content plane it is not.
+	// On the control plane it is a bearer token, unless it is for registries alone; on
+	// the content plane it is none.
 	token := Credentials{Method: Bearer, Secret: Secret(k8s.Workload("build", "pusher", audience))}
+	if p, err := w.Authenticate(t.Context(), shop, ControlPlane, token, here); fault.Of(err) != fault.Unauthenticated {
+		t.Error(p, err)
+	}
+	own := IssuerProperties{Issuer: k8s.URL, CACertificates: k8s.CA, Audiences: []string{audience, "breakwater"}}
+	w.trust("cluster", own)
+	token.Secret = Secret(k8s.Workload("build", "pusher", "breakwater"))
 	if p, err := w.Authenticate(t.Context(), shop, ControlPlane, token, here); err != nil || p.Kind != Federated {
 		t.Error(p, err)
 	}
+	w.known(shop, shows(string(token.Secret)))
 	w.unknown(shop, token, "it is no token of the registry")
 	// Nobody signs in to the authority with it: this server is no client of the issuer.
 	if p, err := w.Authenticate(t.Context(), shop, AuthorityPlane, shows(string(token.Secret)), here); fault.Of(err) != fault.Unauthenticated {
