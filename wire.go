@@ -106,7 +106,7 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	})
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.gate = gate.New(gate.Options{
-		Registries: h.registries, Identity: h.identity, Access: h.access, Ledger: h.ledger,
+		Documents: h.documents, Registries: h.registries, Identity: h.identity, Access: h.access, Ledger: h.ledger,
 		Proxies: c.Proxies.Forwarded, Log: log, Metrics: metrics,
 		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
 	})

@@ -339,6 +339,9 @@ func (s *Store) put1(ctx context.Context, g Grant, k *kind, scope ref.Scope, doc
 		return made, err
 	}
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
+		if err := s.Documents.Lock(ctx, tx); err != nil {
+			return err
+		}
 		next := doc
 		c := &change{id: doc.ID, scope: scope, next: &next, laws: l, more: map[string]string{}}
 		if was, err := s.Documents.GetTx(ctx, tx, doc.ID); err == nil {
@@ -378,7 +381,10 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 	}
 	var was resource.Resource
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
-		var err error
+		err := s.Documents.Lock(ctx, tx)
+		if err != nil {
+			return err
+		}
 		if was, err = s.Documents.GetTx(ctx, tx, at); err != nil && gone(err) == nil {
 			// Who may not delete does not learn what there is.
 			return cmp.Or(g.Admits(k.delete, scope).err(k.delete, scope), err)

@@ -122,13 +122,31 @@ func (s *Store) Tags(ctx context.Context, g access.Grant, repo ref.Repository, a
 	return first(tags, page(n)), len(tags) > page(n), err
 }
 
-// Repositories lists the repositories of the registry as Tags does tags.
+// Repositories lists the repositories of the registry as Tags does tags: those
+// that the caller may see.
 func (s *Store) Repositories(ctx context.Context, g access.Grant, after string, n int) (names []ref.Repository, more bool, err error) {
-	if err := g.Allows(access.CatalogRead, g.Scope()); err != nil {
-		return nil, false, err
+	if !g.Admits(access.CatalogRead, g.Scope()).Allowed {
+		return nil, false, access.Refusal(access.CatalogRead, g.Scope())
 	}
-	names, err = listRepositories(ctx, s.db, g.Registry(), after, page(n)+1)
-	return first(names, page(n)), len(names) > page(n), err
+	for {
+		some, err := listRepositories(ctx, s.db, g.Registry(), after, maxPage)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, r := range some {
+			if !g.Lists(r) {
+				continue
+			}
+			if len(names) == page(n) {
+				return names, true, nil
+			}
+			names = append(names, r)
+		}
+		if len(some) < maxPage {
+			return names, false, nil
+		}
+		after = string(some[len(some)-1])
+	}
 }
 
 func page(n int) int {

@@ -135,7 +135,9 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if v.call, err = s.Route(r); err != nil {
 		return g.stranger(v, err)
 	}
-	if v.registry, err = g.o.Registries.ByHost(ctx, r.Host); err != nil {
+	// Who may come in is decided as of one moment.
+	now := g.o.Documents.Pin(ctx)
+	if v.registry, err = g.o.Registries.ByHost(now, r.Host); err != nil {
 		return g.stranger(v, err)
 	}
 	if v.call.Plane == identity.ContentPlane {
@@ -143,7 +145,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 			return g.stranger(v, err)
 		}
 	}
-	if err := g.identify(ctx, v, r); err != nil {
+	if err := g.identify(now, v, r); err != nil {
 		return err
 	}
 	if err := g.alarm(ctx, v, r); err != nil {
@@ -153,7 +155,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if v.call.Plane == identity.ControlPlane {
 		about = access.Registry{} // any, whichever host was asked
 	}
-	assignments, err := g.o.Access.LoadAssignments(ctx, about, v.principal)
+	assignments, err := g.o.Access.LoadAssignments(now, about, v.principal)
 	if err != nil {
 		return err
 	}

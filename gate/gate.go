@@ -20,6 +20,7 @@ import (
 	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/registry"
+	"breakwater/resource"
 )
 
 // A Surface is one API: what its requests need, and how it says no.
@@ -82,6 +83,7 @@ type Need struct {
 
 // Options of a Gate.
 type Options struct {
+	Documents  *resource.Store
 	Registries *registry.Store
 	Identity   *identity.Store
 	Access     *access.Store

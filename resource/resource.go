@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -178,7 +179,45 @@ func (s *Store) Generation(ctx context.Context) (int64, error) {
 	if s.db.Engine() == db.SQLite {
 		return s.change.Load(), nil
 	}
+	if p, ok := ctx.Value(pinned{}).(*pin); ok && p.of == s {
+		return p.generation(ctx)
+	}
 	return generation(ctx, s.db)
+}
+
+// Pin makes one moment of all questions that are asked under the context: the
+// generation is looked up at the first of them, so that a request that reads
+// through several caches pays for one look-up. It lasts until a Put or Delete
+// under the same context is committed: who changes something sees it.
+func (s *Store) Pin(ctx context.Context) context.Context {
+	return context.WithValue(ctx, pinned{}, &pin{of: s})
+}
+
+type pinned struct{}
+
+type pin struct {
+	of    *Store
+	mu    sync.Mutex
+	known bool
+	at    int64
+}
+
+func (p *pin) generation(ctx context.Context) (at int64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.known {
+		if p.at, err = generation(ctx, p.of.db); err != nil {
+			return 0, err
+		}
+		p.known = true
+	}
+	return p.at, nil
+}
+
+func (p *pin) pull() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known = false
 }
 
 // Lock lets no other transaction change documents until tx ends, so that what is
@@ -192,6 +231,9 @@ func (s *Store) changing(ctx context.Context, tx *db.Tx) error {
 	if s.db.Engine() == db.SQLite {
 		tx.Then(func() { s.change.Add(1) })
 		return nil
+	}
+	if p, ok := ctx.Value(pinned{}).(*pin); ok && p.of == s {
+		tx.Then(p.pull)
 	}
 	return advance(ctx, tx)
 }

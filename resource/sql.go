@@ -67,6 +67,9 @@ type reader interface {
 }
 
 func find(ctx context.Context, d reader, q Query) (all []Resource, err error) {
+	if q.Holders != nil && len(q.Holders) == 0 || q.Under != nil && len(q.Under) == 0 {
+		return nil, nil // of nobody, or nowhere
+	}
 	var args []any
 	arg := func(v any) string {
 		args = append(args, v)

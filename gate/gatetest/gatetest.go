@@ -88,7 +88,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	})
 	must(err)
 	o := gate.Options{
-		Registries: h.Registries, Identity: h.Identity, Access: h.Access, Ledger: h.Ledger,
+		Documents: h.Documents, Registries: h.Registries, Identity: h.Identity, Access: h.Access, Ledger: h.Ledger,
 		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if change != nil {
