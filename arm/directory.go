@@ -16,7 +16,7 @@ import (
 // Directory is the kinds of who can be known.
 func Directory(s *directory.Store, ids *identity.Store) []Kind {
 	return []Kind{
-		users(s), servicePrincipals(s), managedIdentities(s, ids), issuers(s),
+		users(s), servicePrincipals(s), managedIdentities(s, ids), issuers(s), credentialList(s),
 		federatedCredentials(s, Kind{
 			Type: identity.FederatedCredentialType(identity.ServicePrincipalType), Place: inTenant,
 			Read: access.ServicePrincipalFederatedRead, Write: access.ServicePrincipalFederatedWrite, Delete: access.ServicePrincipalFederatedDelete,
@@ -106,6 +106,23 @@ func servicePrincipals(s *directory.Store) Kind {
 		},
 		remove: func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
 			return s.DeleteServicePrincipal(ctx, g, id.Name(), ifMatch)
+		},
+	}.kind()
+}
+
+// credentialList is the kind of everything that proves somebody, which is made and
+// taken away elsewhere.
+func credentialList(s *directory.Store) Kind {
+	return row[identity.CredentialInfo, identity.CredentialInfo]{
+		Kind: Kind{Type: directory.CredentialType, Place: inTenant, Read: access.CredentialRead},
+		shown: func(c identity.CredentialInfo) (resource.Resource, identity.CredentialInfo) {
+			return resource.Resource{ID: ref.ID("/providers/" + directory.CredentialType + "/" + c.ID)}, c
+		},
+		get: func(ctx context.Context, g access.Grant, id ref.ID) (identity.CredentialInfo, error) {
+			return s.Credential(ctx, g, id.Name())
+		},
+		list: func(ctx context.Context, g access.Grant, q Query) ([]identity.CredentialInfo, error) {
+			return s.Credentials(ctx, g, q.After.Name(), q.Limit)
 		},
 	}.kind()
 }

@@ -95,6 +95,7 @@ func (s *Store) signedByIssuer(ctx context.Context, a *account, of *Client, c Cr
 type federatedCredential struct {
 	FederatedCredentialProperties
 	name, id string
+	created  time.Time
 }
 
 // federatedCredentials are those of a client whose issuer is trusted.
@@ -109,7 +110,7 @@ func (s *Store) federatedCredentials(ctx context.Context, of *Client) ([]federat
 	}
 	var all []federatedCredential
 	for _, doc := range docs {
-		f := federatedCredential{name: doc.ID.Name()}
+		f := federatedCredential{name: doc.ID.Name(), created: doc.System.CreatedAt}
 		if err := json.Unmarshal(doc.Properties, &f.FederatedCredentialProperties); err != nil {
 			return nil, fmt.Errorf("read federated credential %s: %w", doc.ID, err)
 		}

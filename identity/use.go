@@ -51,3 +51,22 @@ func (s *Store) lastUse(ctx context.Context, credential string) (time.Time, erro
 	}
 	return time.UnixMicro(at).UTC(), nil
 }
+
+// lastUses is lastUse of every credential that was ever used.
+func (s *Store) lastUses(ctx context.Context) (map[string]time.Time, error) {
+	rows, err := s.o.DB.Query(ctx, `SELECT credential, at FROM used`)
+	if err != nil {
+		return nil, fmt.Errorf("read last uses: %w", err)
+	}
+	defer rows.Close()
+	all := map[string]time.Time{}
+	for rows.Next() {
+		var credential string
+		var at int64
+		if err := rows.Scan(&credential, &at); err != nil {
+			return nil, fmt.Errorf("read last uses: %w", err)
+		}
+		all[credential] = time.UnixMicro(at).UTC()
+	}
+	return all, rows.Err()
+}
