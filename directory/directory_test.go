@@ -185,7 +185,7 @@ func TestNobodyLocksItselfOut(t *testing.T) {
 	h, ctx := build(t, dbtest.SQLite(t)), t.Context()
 	password := must(h.ResetUser(ctx, h.server, must(h.PutUser(ctx, h.server, "owner", identity.UserProperties{}, resource.Absent)).Name))
 	p := h.proves("OWNER", password.Value)
-	g := access.NewGrant(access.Registry{}, p, []access.Assignment{{Principal: p.ID, Role: access.OwnerRole, Scope: ref.Everything}}, access.Call{})
+	g := access.NewGrant(access.Registry{}, p, access.NewHeld(access.Assignment{Principal: p.ID, Role: access.OwnerRole, Scope: ref.Everything}), access.Call{})
 	if err := h.DeleteUser(ctx, g, "Owner", resource.Any); fault.Of(err) != fault.Conflict {
 		t.Errorf("it deleted itself: %v", err)
 	}
@@ -417,7 +417,7 @@ func TestEveryOperationAsksItsGrant(t *testing.T) {
 	must(h.PutUser(ctx, h.server, "ci", identity.UserProperties{}, resource.Absent))
 	must(h.PutServicePrincipal(ctx, h.server, "ci", directory.ServicePrincipalSettings{}, resource.Absent))
 	must(h.PutManagedIdentity(ctx, h.server, webID, "", nil, resource.Absent))
-	reader := access.NewGrant(access.Registry{}, identity.Principal{ID: "r", Kind: identity.User}, []access.Assignment{{Principal: "r", Role: access.ReaderRole, Scope: ref.Everything}}, access.Call{})
+	reader := access.NewGrant(access.Registry{}, identity.Principal{ID: "r", Kind: identity.User}, access.NewHeld(access.Assignment{Principal: "r", Role: access.ReaderRole, Scope: ref.Everything}), access.Call{})
 	before := must(h.Documents.Generation(ctx))
 	asked := 0
 	for i := range reflect.TypeOf(h.Store).NumMethod() {
@@ -466,7 +466,7 @@ func TestAContributorBecomesNobodyElse(t *testing.T) {
 	h, ctx := build(t, dbtest.SQLite(t)), t.Context()
 	must(h.PutServicePrincipal(ctx, h.server, "boss", directory.ServicePrincipalSettings{}, resource.Absent))
 	must(h.PutUser(ctx, h.server, "boss", identity.UserProperties{}, resource.Absent))
-	g := access.NewGrant(access.Registry{}, identity.Principal{ID: "c", Kind: identity.User}, []access.Assignment{{Principal: "c", Role: access.ContributorRole, Scope: ref.Everything}}, access.Call{})
+	g := access.NewGrant(access.Registry{}, identity.Principal{ID: "c", Kind: identity.User}, access.NewHeld(access.Assignment{Principal: "c", Role: access.ContributorRole, Scope: ref.Everything}), access.Call{})
 	for what, err := range map[string]error{
 		"by a secret":      last(h.AddPassword(ctx, g, "boss", "", time.Time{}, time.Time{})),
 		"by a certificate": last(h.AddKey(ctx, g, "boss", "", certificate(t))),
