@@ -51,7 +51,7 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
 	}
 	if r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil || !isAddress(r.Host) {
-		return call, fault.New(fault.Denied, "this endpoint is for the workloads of this machine, without a proxy between")
+		return call, problem(invalidRequest, "this endpoint is for the workloads of this machine, without a proxy between")
 	}
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err == nil {

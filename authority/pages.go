@@ -191,7 +191,7 @@ func (a *API) routeDeviceCode(r *http.Request, at place, call gate.Call) (gate.C
 func ownForm(r *http.Request) error {
 	r.PostForm = url.Values{}
 	if err := new(http.CrossOriginProtection).Check(r); err != nil {
-		return fault.New(fault.Denied, "the form comes from another site; start the sign-in again").Because(err)
+		return fault.New(fault.BadRequest, "the form comes from another site; start the sign-in again").Because(err)
 	}
 	return readForm(r)
 }

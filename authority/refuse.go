@@ -58,7 +58,8 @@ func named(r *http.Request, f *fault.Error) identity.Problem {
 	}
 	switch f.Code {
 	case fault.Unauthenticated, fault.Denied:
-		if r.PostForm.Get("grant_type") == "client_credentials" {
+		switch r.PostForm.Get("grant_type") {
+		case "", "client_credentials":
 			return invalidClient
 		}
 		return identity.InvalidGrant

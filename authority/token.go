@@ -44,6 +44,7 @@ var grantRows = []grant{
 	{"authorization_code", identity.AuthorizationCode, "code", false},
 	{"refresh_token", identity.RefreshToken, "refresh_token", false},
 	{"urn:ietf:params:oauth:grant-type:device_code", identity.DeviceCode, "device_code", false},
+	{"device_code", identity.DeviceCode, "device_code", false}, // as Microsoft's library for Go has always called it
 }
 
 func grants() (names []string) {
