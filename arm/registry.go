@@ -66,6 +66,7 @@ func registryShown(r *registry.Registry) (resource.Resource, registryView) {
 	fill(&p.RuleSet.DefaultAction, network.Allow)
 	fill(&p.RoleAssignmentMode, access.Legacy)
 	fill(&p.Policies.SparseManifests.Status, "disabled")
+	fill(&p.Policies.AuthenticationAsARM.Status, "enabled")
 	return resource.Resource{ID: r.ID, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System},
 		registryView{p, r.LoginServer, r.System.CreatedAt, succeeded}
 }
