@@ -172,6 +172,7 @@ func (d *desk) place(r route) string {
 		path = d.id + rest
 	}
 	return strings.NewReplacer(
+		"{scope}", d.id,
 		"/subscriptions/{}", "/subscriptions/00000000-0000-4000-8000-000000000000",
 		"{name}", "team/api", "{reference}", "v1", "{digest}", "sha256:"+strings.Repeat("0", 64), "{session}", "x",
 		"{}", "nobody",
