@@ -46,7 +46,6 @@ type vouched struct {
 	issuer   *Issuer
 	keys     *keySet // with which the signature was verified
 	kid      string
-	claims   claimSet
 	subject  string // sub, as it is
 	audience []string
 	begin    time.Time // when it was issued

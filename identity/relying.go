@@ -157,11 +157,15 @@ func (s *Store) elsewhere(ctx context.Context, r Realm, c Credentials) (Principa
 	if err != nil {
 		return Principal{}, err
 	}
-	nonce, err := v.claims.text("nonce")
+	j, err := parseJWT(string(answer.ID))
+	if err != nil {
+		return Principal{}, err
+	}
+	nonce, err := j.claims.text("nonce")
 	if err != nil || subtle.ConstantTimeCompare([]byte(nonce), []byte(c.Nonce)) != 1 || v.issuer.UID != i.UID {
 		return Principal{}, doubt("the id_token is not the answer to what this browser asked")
 	}
-	if party, err := v.claims.optional("azp"); err != nil || party != "" && party != i.SignIn.ClientID || party == "" && len(v.audience) > 1 {
+	if party, err := j.claims.optional("azp"); err != nil || party != "" && party != i.SignIn.ClientID || party == "" && len(v.audience) > 1 {
 		return Principal{}, doubt("the id_token is for another client")
 	}
 	return s.external(ctx, r, AuthorityPlane, answer.ID)
