@@ -5,11 +5,14 @@ import (
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1" // what x5t is made with
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"math/big"
 	"net/http"
 	"net/url"
 	"strings"
@@ -17,6 +20,8 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"breakwater/access"
 )
 
 // A tampered token is one that somebody made of a genuine one who does not have
@@ -87,7 +92,7 @@ func tamper(t *testing.T, genuine string, public []byte) []tampered {
 		{"x5c", map[string]any{"alg": "ES256", "kid": "mallory", "x5c": []string{base64.StdEncoding.EncodeToString(der)}}, nil, own},
 		{"jku beside the genuine signature", map[string]any{"jku": "https://127.0.0.1:1/keys"}, nil, kept},
 		{"crit", map[string]any{"crit": []string{"b64"}, "b64": false}, nil, kept},
-		{"another typ", map[string]any{"typ": "at+jwt"}, nil, kept},
+		{"another typ", map[string]any{"typ": "dpop+jwt"}, nil, kept},
 		{"wrong audience", nil, map[string]any{"aud": "https://elsewhere.example"}, kept},
 		{"longer life", nil, map[string]any{"exp": now + 365*24*3600}, kept},
 		{"another subject", nil, map[string]any{"sub": "owner"}, kept},
@@ -238,5 +243,180 @@ func TestHostileTokensOfTheRegistryAreRefusedAndRecorded(t *testing.T) {
 		if r, text := d.ask("GET", "/subscriptions", "", "Authorization", "Bearer "+elsewhere.token); r.StatusCode != http.StatusUnauthorized {
 			t.Errorf("the %s token of a registry opens the control plane: %d %s", elsewhere.what, r.StatusCode, text)
 		}
+	}
+}
+
+// An application is a service principal that has one secret.
+type application struct{ id, name, key, secret string }
+
+func (d *desk) application(name, role string) application {
+	d.t.Helper()
+	user, secret, ok := (&http.Request{Header: http.Header{"Authorization": {d.holder(name, role)}}}).BasicAuth()
+	if !ok {
+		d.t.Fatal("a holder has a user name and a password")
+	}
+	var sp struct {
+		Properties struct {
+			PasswordCredentials []struct{ KeyID string }
+		}
+	}
+	_, text := d.ask("GET", "/providers/Breakwater.Identity/servicePrincipals/"+name, "")
+	if err := json.Unmarshal([]byte(text), &sp); err != nil || len(sp.Properties.PasswordCredentials) != 1 {
+		d.t.Fatalf("%v in %s", err, text)
+	}
+	return application{user, name, sp.Properties.PasswordCredentials[0].KeyID, secret}
+}
+
+const (
+	armAudience      = "https://management.core.windows.net//.default"
+	registryAudience = "https://containerregistry.azure.net/.default"
+)
+
+// token is what the authority gives the application.
+func (d *desk) token(a application, scope string) string {
+	d.t.Helper()
+	_, text := d.form("/adfs/oauth2/token", "grant_type", "client_credentials", "client_id", a.id, "client_secret", a.secret, "scope", scope)
+	return d.member(text, "access_token")
+}
+
+func (d *desk) subscriptions(token string) (*http.Response, string) {
+	d.t.Helper()
+	return d.ask("GET", "/subscriptions", "", "Authorization", "Bearer "+token)
+}
+
+func (d *desk) exchange(token string) (*http.Response, string) {
+	d.t.Helper()
+	return d.form("/oauth2/exchange", "grant_type", "access_token", "service", d.client.Registry, "access_token", token)
+}
+
+func TestHostileTokensOfTheAuthorityAreRefusedAndRecorded(t *testing.T) {
+	d := openDesk(t)
+	a := d.application("ci", access.OwnerRole)
+	_, keys := d.ask("GET", "/adfs/discovery/keys", "", "Authorization", "")
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal([]byte(keys), &set); err != nil || len(set.Keys) != 1 {
+		t.Fatalf("the authority shows its key: %v in %s", err, keys)
+	}
+	public, err := x509.MarshalPKIXPublicKey(set.Keys[0].Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, plain, plain, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, text := d.ask("POST", "/providers/Breakwater.Identity/servicePrincipals/ci/addKey",
+		`{"keyCredential":{"key":"`+base64.StdEncoding.EncodeToString(der)+`"}}`); r.StatusCode >= 300 {
+		t.Fatalf("add a certificate: %d %s", r.StatusCode, text)
+	}
+	thumb := sha1.Sum(der)
+	assertion := func() string {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: key},
+			(&jose.SignerOptions{}).WithType("JWT").WithHeader("x5t", base64.RawURLEncoding.EncodeToString(thumb[:])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		claims, _ := json.Marshal(map[string]any{"aud": d.client.Server + "/adfs/oauth2/token", "iss": a.id, "sub": a.id, "jti": rand.Text(),
+			"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(5 * time.Minute).Unix()})
+		s, err := signer.Sign(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := s.CompactSerialize()
+		return text
+	}
+	d.hostile(
+		counter{"bearer at the control plane", d.token(a, armAudience), public, d.subscriptions},
+		counter{"access token at the exchange", d.token(a, registryAudience), public, d.exchange},
+		counter{"client assertion", assertion(), own, func(token string) (*http.Response, string) {
+			return d.form("/adfs/oauth2/token", "grant_type", "client_credentials", "client_id", a.id, "scope", armAudience,
+				"client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "client_assertion", token)
+		}},
+	)
+	for name, r := range map[string]*http.Response{
+		"the audience of registries at the control plane":  first(d.subscriptions(d.token(a, registryAudience))),
+		"an assertion as a bearer":                         first(d.subscriptions(assertion())),
+		"an access token of the authority at the registry": first(d.ask("GET", "/v2/", "", "Authorization", "Bearer "+d.token(a, registryAudience))),
+	} {
+		if r.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s: %d", name, r.StatusCode)
+		}
+	}
+	used := assertion()
+	for _, want := range []int{200, 401} {
+		if r, text := d.form("/adfs/oauth2/token", "grant_type", "client_credentials", "client_id", a.id, "scope", armAudience,
+			"client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", "client_assertion", used); r.StatusCode != want {
+			t.Errorf("an assertion is shown for the first and then for the second time: %d, want %d %s", r.StatusCode, want, text)
+		}
+	}
+}
+
+func first(r *http.Response, _ string) *http.Response { return r }
+
+// Whatever descends from a credential ends with it, from the next request on.
+func TestTokensEndWithWhatTheyDescendFrom(t *testing.T) {
+	d := openDesk(t)
+	do := func(method, path, body string) {
+		t.Helper()
+		if r, text := d.ask(method, path, body); r.StatusCode >= 300 {
+			t.Fatalf("%s %s: %d %s", method, path, r.StatusCode, text)
+		}
+	}
+	principal := func(a application) string { return "/providers/Breakwater.Identity/servicePrincipals/" + a.name }
+	for _, row := range []struct {
+		how string
+		end func(a application)
+	}{
+		{"the secret is removed", func(a application) { do("POST", principal(a)+"/removePassword", `{"keyId":"`+a.key+`"}`) }},
+		{"the principal is disabled", func(a application) { do("PATCH", principal(a), `{"properties":{"status":"disabled"}}`) }},
+		{"the principal is deleted", func(a application) { do("DELETE", principal(a), "") }},
+		{"the principal is deleted and made again", func(a application) {
+			do("DELETE", principal(a), "")
+			do("PUT", principal(a), `{"properties":{}}`)
+		}},
+	} {
+		t.Run(row.how, func(t *testing.T) {
+			a := d.application(strings.ReplaceAll(row.how, " ", "-"), access.OwnerRole)
+			arm, acr := d.token(a, armAudience), d.token(a, registryAudience)
+			_, text := d.exchange(acr)
+			refresh := d.member(text, "refresh_token")
+			use := func(refresh string) (*http.Response, string) {
+				return d.form("/oauth2/token", "grant_type", "refresh_token", "service", d.client.Registry, "scope", "registry:catalog:*", "refresh_token", refresh)
+			}
+			_, text = use(refresh)
+			bearer := d.member(text, "access_token")
+			all := map[string]func() (*http.Response, string){
+				"the control plane":  func() (*http.Response, string) { return d.subscriptions(arm) },
+				"the exchange":       func() (*http.Response, string) { return d.exchange(acr) },
+				"the token endpoint": func() (*http.Response, string) { return use(refresh) },
+				"the registry": func() (*http.Response, string) {
+					return d.ask("GET", "/v2/_catalog", "", "Authorization", "Bearer "+bearer)
+				},
+				"the authority": func() (*http.Response, string) {
+					return d.form("/adfs/oauth2/token", "grant_type", "client_credentials", "client_id", a.id, "client_secret", a.secret, "scope", armAudience)
+				},
+			}
+			for name, show := range all {
+				if r, text := show(); r.StatusCode != http.StatusOK {
+					t.Fatalf("%s refuses at first: %d %s", name, r.StatusCode, text)
+				}
+			}
+			row.end(a)
+			for name, show := range all {
+				if r, text := show(); r.StatusCode != http.StatusUnauthorized {
+					t.Errorf("%s: %d %s", name, r.StatusCode, text)
+				}
+			}
+		})
 	}
 }
