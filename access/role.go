@@ -1,6 +1,7 @@
 package access
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 
@@ -33,6 +34,17 @@ type Permission struct {
 	NotActions     []string `json:"notActions"`
 	DataActions    []string `json:"dataActions"`
 	NotDataActions []string `json:"notDataActions"`
+}
+
+// MarshalJSON writes every list, also those that are empty: clients look into each.
+func (p Permission) MarshalJSON() ([]byte, error) {
+	type plain Permission
+	for _, list := range []*[]string{&p.Actions, &p.NotActions, &p.DataActions, &p.NotDataActions} {
+		if *list == nil {
+			*list = []string{}
+		}
+	}
+	return json.Marshal(plain(p))
 }
 
 // allows reports whether the permission holds the action in a registry of this

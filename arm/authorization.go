@@ -50,8 +50,8 @@ func Authorization(s *access.Store) []Kind {
 func rule[P any](s *access.Store, k Kind) Kind {
 	stamped := strings.HasPrefix(k.Type, "Microsoft.Authorization/")
 	shown := func(doc resource.Resource, err error) (resource.Resource, error) {
-		if err != nil || !stamped {
-			return doc, err
+		if err != nil || !stamped || doc.System.CreatedAt.IsZero() {
+			return doc, err // nobody made a built-in role
 		}
 		members := map[string]any{}
 		if err := json.Unmarshal(doc.Properties, &members); err != nil {
