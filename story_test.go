@@ -119,6 +119,7 @@ func complain(env *testscript.Env) {
 
 var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"needs":  needs,
+	"answer": answer,
 	"serve":  serve,
 	"crash":  crash,
 	"halt":   halt,
