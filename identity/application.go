@@ -22,6 +22,15 @@ type Application struct {
 	Portal    bool     // or to the portal of this very server
 }
 
+// through refuses who signed in through an application that is none any more.
+func (s *Store) through(ctx context.Context, client string) error {
+	_, err := s.Application(ctx, client)
+	if fault.Of(err) == fault.BadRequest {
+		err = refused()
+	}
+	return err
+}
+
 // Application finds a client that people may sign in through.
 func (s *Store) Application(ctx context.Context, id string) (Application, error) {
 	switch id {

@@ -72,9 +72,7 @@ func descended(p Principal) (descent, error) {
 // still good.
 func (s *Store) again(ctx context.Context, r Realm, d descent) (Principal, error) {
 	if d.Kind == User || d.Kind == Federated { // who signed in through an application that must still be one
-		if _, err := s.Application(ctx, d.Client); fault.Of(err) == fault.BadRequest {
-			return Principal{}, refused()
-		} else if err != nil {
+		if err := s.through(ctx, d.Client); err != nil {
 			return Principal{}, err
 		}
 	}

@@ -719,3 +719,57 @@ func FuzzAssertion(f *testing.F) {
 		}
 	})
 }
+
+func TestARegistryTokenEndsWithTheApplicationThatItsUserSignedInThrough(t *testing.T) {
+	w := open(t, dbtest.SQLite(t))
+	client := ref.NewGUID()
+	p := w.known(shop, w.make(UserHolder("alice")))
+	app := func(status string) {
+		w.document(ServicePrincipalID("app"), ServicePrincipalType, ServicePrincipalProperties{AppID: client, Status: status, RedirectURIs: []string{"https://app.example/"}})
+	}
+	w.application("app", client)
+	app(EnabledStatus)
+	p.Client = client
+	bearer := w.access(shop, p, pullAPI)
+	if b := w.known(shop, bearer); b.Client != client || b.ID != p.ID {
+		t.Errorf("the token proves %+v", b)
+	}
+	app("disabled")
+	w.unknown(shop, bearer, "the application is disabled")
+	app(EnabledStatus)
+	w.known(shop, bearer)
+	w.delete(ServicePrincipalID("app"))
+	w.unknown(shop, bearer, "the application is deleted")
+}
+
+func TestLastUseIsWrittenNowAndThen(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		w := open(t, d)
+		h := UserHolder("alice")
+		c := w.make(h)
+		if infos := must(w.Passwords(t.Context(), h)); !infos[0].Used.IsZero() {
+			t.Errorf("a password that nobody has shown was used: %+v", infos)
+		}
+		p := w.known(shop, c)
+		first := must(w.Passwords(t.Context(), h))[0].Used
+		if time.Since(first) > time.Minute {
+			t.Errorf("used %v", first)
+		}
+		w.known(shop, c)
+		if again := must(w.Passwords(t.Context(), h))[0].Used; again != first {
+			t.Errorf("each request writes: %v, %v", first, again)
+		}
+		w.used.add(p.Credential, time.Now().Add(-useEvery)) // as if that had been then
+		w.known(shop, w.access(shop, p))
+		if again := must(w.Passwords(t.Context(), h))[0].Used; !again.After(first) {
+			t.Errorf("a token that descends from the password is no use of it: %v, %v", first, again)
+		}
+		w.unknown(shop, Credentials{Method: Basic, Name: "alice", Secret: c.Secret[1:] + "x"}, "it is wrong")
+		if used := must(w.lastUses(t.Context())); len(used) != 1 {
+			t.Errorf("used are %v", used)
+		}
+		if all := must(w.Credentials(t.Context())); len(all) != 1 || all[0].Account != h.id || all[0].Sort != "password" || all[0].Name != PasswordNames[0] || all[0].Used.IsZero() {
+			t.Errorf("the credentials are %+v", all)
+		}
+	})
+}

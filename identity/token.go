@@ -128,6 +128,11 @@ func (s *Store) token(ctx context.Context, r Realm, text, grant string) (Princip
 // descends is the principal that the claims name, if it still is who it was, and
 // what it showed then is still good.
 func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, error) {
+	if c.Kind == User && c.Client != "" { // the client of the federated may be one of their issuer's
+		if err := s.through(ctx, c.Client); err != nil {
+			return Principal{}, err
+		}
+	}
 	var h Holder
 	switch c.Kind {
 	case Token:

@@ -28,7 +28,9 @@ func (s *Store) uses(ctx context.Context, credential string) {
 		return
 	}
 	s.used.add(credential, now)
-	_ = s.o.DB.WriteRelaxed(context.WithoutCancel(ctx), func(tx *db.Tx) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = s.o.DB.WriteRelaxed(ctx, func(tx *db.Tx) error {
 		_, err := tx.Exec(ctx, `
 			INSERT INTO used (credential, at) VALUES ($1, $2)
 			ON CONFLICT (credential) DO UPDATE SET at = excluded.at WHERE used.at < excluded.at`, credential, now)
