@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -406,6 +407,44 @@ func TestTheEndpointOfWorkloadsIsOnTheLoopbackAlone(t *testing.T) {
 		if l, err := transit.Listen(t.Context(), transit.Options{Name: "managedIdentity", Address: address, Log: slog.Default()}); err == nil {
 			l.Close()
 			t.Errorf("a listener in clear text at %s", address)
+		}
+	}
+}
+
+// insideEnv says that the test process is alone in a network.
+const insideEnv = "BREAKWATER_TEST_INSIDE"
+
+// The address of the endpoint of virtual machines is fixed, so this has a network
+// of its own where the loopback has it.
+func TestAzidentityGetsTokensAsOnAVirtualMachine(t *testing.T) {
+	if os.Getenv(insideEnv) == "" {
+		_, err := exec.LookPath("unshare")
+		if os.Getuid() != 0 || err != nil {
+			if os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "" {
+				t.Fatal("a network of its own needs root and unshare")
+			}
+			t.Skip("a network of its own needs root and unshare")
+		}
+		again := exec.CommandContext(t.Context(), "unshare", "--net", os.Args[0], "-test.run=^"+t.Name()+"$", "-test.count=1")
+		again.Env = append(os.Environ(), insideEnv+"=yes")
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	for _, args := range []string{"link set lo up", "address add 169.254.169.254/32 dev lo"} {
+		if out, err := exec.CommandContext(t.Context(), "ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v\n%s", args, err, out)
+		}
+	}
+	w := open(t, dbtest.SQLite(t))
+	_, all := w.hosting("169.254.169.254:80", "build")
+	plain := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for _, id := range []azidentity.ManagedIDKind{nil, azidentity.ClientID(all[0].ClientID), azidentity.ObjectID(all[0].PrincipalID), azidentity.ResourceID(all[0].ID)} {
+		c, err := azidentity.NewManagedIdentityCredential(&azidentity.ManagedIdentityCredentialOptions{ID: id,
+			ClientOptions: azcore.ClientOptions{Transport: plain, Retry: policy.RetryOptions{MaxRetries: -1}}})
+		if p := w.got(c, err); p.ID != all[0].PrincipalID {
+			t.Errorf("%v: %+v", id, p)
 		}
 	}
 }
