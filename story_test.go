@@ -39,10 +39,10 @@ func TestStories(t *testing.T) {
 	tellStories(t, "[^p]*", func() string { return "" })
 }
 
-// The stories about the server itself are told again on PostgreSQL, and those
-// that only PostgreSQL can tell.
+// The stories about the server itself and about who may do what are told again on
+// PostgreSQL, and those that only PostgreSQL can tell.
 func TestStoriesOnPostgreSQL(t *testing.T) {
-	tellStories(t, "[ps]*-*", func() string { return dbtest.PostgresURL(t) })
+	tellStories(t, "[psIP]*-*", func() string { return dbtest.PostgresURL(t) })
 }
 
 // A storyKey names what a story keeps in its environment.
