@@ -36,7 +36,7 @@ type Kind struct {
 	Read, Write, Delete access.Action
 
 	Seen    bool           // a list needs no right: it has what the caller may see
-	Made    bool           // PUT always answers 201; Azure's clients take no other answer here
+	Made    bool           // PUT always answers 201: Azure's clients take nothing else here
 	Filters []string       // that its lists know
 	Shown   func(view) any // what callers see, if it is more than a view
 

@@ -151,7 +151,7 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 			if err != nil {
 				return err
 			}
-			if created || k.Made {
+			if created || k.Made && !mustExist {
 				return show(w, k, doc, http.StatusCreated)
 			}
 			return show(w, k, doc, http.StatusOK)
