@@ -97,7 +97,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
 	f.StringVar(&c.TLS.Key, "tls-key", "", "PEM file with its private key")
 	f.StringVar(&c.ManagedIdentity.Listen, "managed-identity-listen", "", "ADDRESS:PORT of the loopback where workloads of this machine get tokens of managed identities, in clear text; every program here can (default none)")
-	f.Var(&c.ManagedIdentity.Identities, "managed-identity", "resource ids of the user-assigned identities that these workloads are, with commas between")
+	f.Var(&c.ManagedIdentity.Identities, "managed-identity-identities", "resource ids of the user-assigned identities that these workloads are, with commas between")
 	f.StringVar(&c.Log.Level, "log-level", c.Log.Level, "debug, info, warn or error")
 	f.StringVar(&c.Log.Format, "log-format", c.Log.Format, "text or json")
 }

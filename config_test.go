@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -190,7 +191,7 @@ func TestTheConfigurationIsDocumented(t *testing.T) {
 			if row[1] != usual {
 				t.Errorf("the default of %s is %q, not %q", key, usual, row[1])
 			}
-			flag := strings.ReplaceAll(key, ".", "-")
+			flag := strings.ToLower(regexp.MustCompile(`([a-z])([A-Z])`).ReplaceAllString(strings.ReplaceAll(key, ".", "-"), "$1-$2"))
 			if flags.Lookup(flag) == nil {
 				flag = ""
 			} else {
