@@ -67,7 +67,7 @@ func listenWorkloads(ctx context.Context, c *config, log *slog.Logger) (*transit
 	if c.ManagedIdentity.Listen == "" {
 		return nil, nil
 	}
-	return transit.Listen(ctx, transit.Options{Name: workloadListener, Address: c.ManagedIdentity.Listen, Connections: 256, Log: log})
+	return transit.Listen(ctx, transit.Options{Name: workloadListener, Address: c.ManagedIdentity.Listen, Clear: true, Connections: 256, Log: log})
 }
 
 // tellWorkloads writes what the environment of a workload has to say, for the

@@ -38,9 +38,12 @@ const (
 
 // Options of a Listener.
 type Options struct {
-	Name    string      // what network rules call this listener
-	Address string      // host:port
-	TLS     *tls.Config // nil, in clear text, only where nobody but this machine can knock
+	Name    string // what network rules call this listener
+	Address string // host:port
+	TLS     *tls.Config
+	// Clear is a listener in clear text, in place of TLS. Only the loopback may have
+	// one: where nobody but this machine can knock.
+	Clear bool
 	// Proxies may speak the PROXY protocol, and then must: they are believed
 	// about the address of their client. Nobody else is.
 	Proxies []netip.Prefix
@@ -63,11 +66,14 @@ type Listener struct {
 // Listen binds the address, so that a wrong or taken one fails before anything
 // is announced.
 func Listen(ctx context.Context, o Options) (*Listener, error) {
+	if (o.TLS == nil) != o.Clear {
+		return nil, errors.New("transit: a listener without TLS")
+	}
 	inner, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Address)
 	if err != nil {
 		return nil, err
 	}
-	if o.TLS == nil && !isHere(inner.Addr()) {
+	if o.Clear && !isHere(inner.Addr()) {
 		inner.Close()
 		return nil, fmt.Errorf("%s is not an address of the loopback, and what is said there would be in clear text", o.Address)
 	}
@@ -141,7 +147,7 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 		drained <- server.Shutdown(patience)
 	})
 	serve := func() error { return server.ServeTLS(in, "", "") }
-	if l.o.TLS == nil {
+	if l.o.Clear {
 		serve = func() error { return server.Serve(in) }
 	}
 	err := serve()
