@@ -182,10 +182,10 @@ func TestATokenHasNoSayInTheControlPlane(t *testing.T) {
 		t.Fatalf("%s: %v", out.String(), err)
 	}
 	for _, row := range surface(t) {
-		if !strings.HasPrefix(row.Path, "/subscriptions") && !strings.HasPrefix(row.Path, "/providers") {
+		if !strings.Contains(row.Path, "/providers/") && !strings.HasPrefix(row.Path, "/subscriptions") && row.Path != "/tenants" {
 			continue
 		}
-		path := strings.Replace(row.Path, "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries/{}", d.id, 1)
+		path := strings.Replace(strings.Replace(row.Path, "{scope}", d.id, 1), "/subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries/{}", d.id, 1)
 		path = strings.ReplaceAll(path, "{}", "ci")
 		q, err := http.NewRequestWithContext(t.Context(), row.Method, d.client.Server+path, strings.NewReader(`{"tokenId":"`+d.id+`/tokens/ci"}`))
 		if err != nil {

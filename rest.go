@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"breakwater/ref"
 )
 
 // restCommand is for what has no command of its own: like az rest, it asks the
@@ -25,10 +27,10 @@ func restCommand() *cobra.Command {
 		Long: `Ask the control plane for anything and print its JSON, as az rest does.
 
 PATH is a path of the server, or a URL of it. {registry} and {subscriptionId} in
-it, and in the body, are those of the login's registry.`,
+it, and in the body, are those of the login's registry; {guid} is a new one.`,
 		Example: `  breakwater rest '{registry}/providers/Microsoft.Authorization/roleAssignments?$filter=atScope()'
   breakwater rest --method put /providers/Breakwater.Identity/servicePrincipals/ci --body '{"properties":{"displayName":"CI"}}'
-  breakwater rest --method put '{registry}/providers/Microsoft.Authorization/denyAssignments/'$(uuidgen) --body @deny.json`,
+  breakwater rest --method put '{registry}/providers/Microsoft.Authorization/denyAssignments/{guid}' --body @deny.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	ownerFile(c)
@@ -116,20 +118,22 @@ func (c *client) path(where string) (string, error) {
 	return u.RequestURI(), nil
 }
 
-// fill puts what is known about the login's registry in the place of names.
+// fill puts a new GUID, and what is known about the login's registry, in the place
+// of their names.
 func (c *client) fill(ctx context.Context, path, body string) (string, string, error) {
-	names := []string{"{registry}", "{subscriptionId}"}
-	if !slices.ContainsFunc(names, func(n string) bool { return strings.Contains(path+body, n) }) {
-		return path, body, nil
+	const guid, registry, subscription = "{guid}", "{registry}", "{subscriptionId}"
+	known := []string{guid, ref.NewGUID()}
+	if all := path + body; strings.Contains(all, registry) || strings.Contains(all, subscription) {
+		id, err := c.registry(ctx)
+		if err != nil {
+			return "", "", err
+		}
+		part := strings.Split(id, "/")
+		if len(part) < 3 {
+			return "", "", fmt.Errorf("the registry's id is %q", id)
+		}
+		known = append(known, registry, id, subscription, part[2])
 	}
-	id, err := c.registry(ctx)
-	if err != nil {
-		return "", "", err
-	}
-	part := strings.Split(id, "/")
-	if len(part) < 3 {
-		return "", "", fmt.Errorf("the registry's id is %q", id)
-	}
-	r := strings.NewReplacer(names[0], id, names[1], part[2])
+	r := strings.NewReplacer(known...)
 	return r.Replace(path), r.Replace(body), nil
 }

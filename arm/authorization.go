@@ -39,7 +39,7 @@ func Authorization(s *access.Store) []Kind {
 			Read: access.GroupRead, Write: access.GroupWrite, Delete: access.GroupDelete,
 		}),
 		rule[struct{}](s, Kind{
-			Type: access.MemberType, Place: inTenant, Made: true,
+			Type: access.MemberType, Place: inTenant,
 			Read: access.MemberRead, Write: access.MemberWrite, Delete: access.MemberDelete,
 		}),
 	}
