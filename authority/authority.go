@@ -1,6 +1,7 @@
-// Package authority is the built-in token issuer (IM-1, IM-3), for places that have no other: OAuth 2.0 and
-// OpenID Connect as Entra ID and AD FS spell them, sign-in pages, and the
-// endpoint where the workloads of this machine get tokens of managed identities.
+// Package authority is the built-in token issuer, for places that have no other
+// (IM-1, IM-3): OAuth 2.0 and OpenID Connect as Entra ID and AD FS spell them,
+// sign-in pages, and the endpoint where the workloads of this machine get tokens
+// of managed identities.
 //
 // It proves nobody: Route puts what was shown into identity.Credentials, the door
 // proves it, and the handlers issue.

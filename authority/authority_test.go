@@ -276,9 +276,8 @@ func TestSomebodySignsInForAnotherDevice(t *testing.T) {
 		}
 		_, device := w.post("/adfs/oauth2/devicecode", url.Values{"client_id": {identity.AzureCLI}})
 		b := w.browser()
-		_, body := b.send("/devicelogin", url.Values{"user_code": {device["user_code"].(string)}})
 		b.get("/devicelogin")
-		_, body = b.send("/devicelogin", url.Values{"user_code": {device["user_code"].(string)}})
+		_, body := b.send("/devicelogin", url.Values{"user_code": {device["user_code"].(string)}})
 		if res, body := b.send("/signin", url.Values{"request": {asked(t, body)}, "cancel": {"yes"}}); res.StatusCode != 200 {
 			t.Errorf("%d %s", res.StatusCode, body)
 		}

@@ -129,7 +129,8 @@ func (s *Store) elsewhere(ctx context.Context, r Realm, c Credentials) (Principa
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	a := newAsker(i.source.roots)
-	// The token endpoint is asked with the same care as what the discovery document names.
+	// Where another host than the issuer's is asked, the issuer is asked first: one
+	// that is outside must not send us inside.
 	if to, err := secureURL(i.Issuer); err != nil || !strings.EqualFold(to.Host, hostOf(d.Token)) {
 		if _, err := a.discover(ctx, i.Issuer); err != nil {
 			return Principal{}, unreachable(err)
