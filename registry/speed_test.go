@@ -87,6 +87,9 @@ func (h *house) fill(principal string) {
 	h.t.Helper()
 	ctx := h.t.Context()
 	write := func(n int, doc func(i int) (resource.Resource, any)) {
+		if raced {
+			n /= 20
+		}
 		for done := 0; done < n; done += 2000 {
 			h.ok(h.db.Write(ctx, func(tx *db.Tx) error {
 				for i := done; i < min(done+2000, n); i++ {
