@@ -146,6 +146,18 @@ type Tx struct {
 	open map[*Rows]struct{} // not yet closed
 	err  error              // of the first statement that failed, or errTxDone
 	then []func()           // after the commit
+	once map[any]struct{}   // what First was asked
+}
+
+// First reports whether it is asked for the key for the first time in this run of
+// the transaction: for what is done once, however often it is wanted.
+func (tx *Tx) First(key any) bool {
+	_, asked := tx.once[key]
+	if tx.once == nil {
+		tx.once = map[any]struct{}{}
+	}
+	tx.once[key] = struct{}{}
+	return !asked
 }
 
 // Then runs fn after the commit, before Write returns; never if there is no commit.

@@ -228,6 +228,9 @@ func (s *Store) Lock(ctx context.Context, tx *db.Tx) error { return s.changing(c
 // counts in memory; the nodes that share a PostgreSQL count in a row, which also
 // puts their changes in order.
 func (s *Store) changing(ctx context.Context, tx *db.Tx) error {
+	if !tx.First(s) {
+		return nil
+	}
 	if s.db.Engine() == db.SQLite {
 		tx.Then(func() { s.change.Add(1) })
 		return nil
