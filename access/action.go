@@ -101,10 +101,9 @@ const (
 	ManagedIdentityFederatedWrite  Action = managedIdentities + "federatedIdentityCredentials/write"
 	ManagedIdentityFederatedDelete Action = managedIdentities + "federatedIdentityCredentials/delete"
 
-	IssuerRead    Action = issuers + "read"
-	IssuerWrite   Action = issuers + "write"
-	IssuerDelete  Action = issuers + "delete"
-	IssuerResolve Action = issuers + "resolve/action" // which principal a claim means
+	IssuerRead   Action = issuers + "read"
+	IssuerWrite  Action = issuers + "write"
+	IssuerDelete Action = issuers + "delete"
 
 	CredentialRead  Action = "Breakwater.Identity/credentials/read" // how old every credential is, and when it was last used
 	ListCredentials Action = registries + "listCredentials/action"

@@ -18,7 +18,7 @@ func issuers(s *directory.Store) Kind {
 	return row[*identity.Issuer, identity.IssuerProperties]{
 		Kind: Kind{
 			Type: identity.IssuerType, Place: inTenant, Read: access.IssuerRead, Write: access.IssuerWrite, Delete: access.IssuerDelete,
-			Actions: []Action{{Name: "resolve", Right: access.IssuerResolve, Reads: true,
+			Actions: []Action{{Name: "resolve", Right: access.IssuerRead, Reads: true,
 				Run: func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error) {
 					var of struct{ Subject, Claim, Value string }
 					if err := understand(body, &of); err != nil {

@@ -164,7 +164,7 @@ type Resolved struct {
 // group by a value of a claim that names groups.
 func (s *Store) Resolve(ctx context.Context, g access.Grant, name, claim, value string) (Resolved, error) {
 	id := identity.IssuerID(name)
-	if err := g.Allows(access.IssuerResolve, id.Scope()); err != nil {
+	if err := g.Allows(access.IssuerRead, id.Scope()); err != nil {
 		return Resolved{}, err
 	}
 	doc, err := s.get(ctx, issuers, id)
