@@ -346,6 +346,28 @@ func TestTheDoorAsksWhatItCanKnow(t *testing.T) {
 	}
 }
 
+// TestATokenIsForWhatMayBeUsedSomehow: what depends on the operation, or on which
+// repository, is decided where the token is used.
+func TestATokenIsForWhatMayBeUsedSomehow(t *testing.T) {
+	h := ruled(ref.Everything, rule{actions: []string{registries + "*"}, require: mustCondition(`SubOperationMatches{'Pull*'} AND ` + name + ` StringStartsWith 'team/'`)})
+	g := NewGrant(Registry{UID: "r1", ID: shop}, someone, h, Call{Operation: "Token"})
+	given := g.Ask(identity.ParseScopes([]string{"repository:team/api:pull repository:other:pull registry:catalog:*"}))
+	if len(given) != 2 || given[0].Name != "team/api" || given[1].Name != "catalog" {
+		t.Errorf("%v", given)
+	}
+	if g.Can(ContentRead, at("team/api")) {
+		t.Error("the operation of asking for a token is not one that pulls")
+	}
+	delegated := NewHeld(Assignment{Principal: "u1", Role: PullRole, Scope: shop.Scope(), Condition: mustCondition(name + ` StringStartsWith 'team/'`)})
+	g = NewGrant(Registry{UID: "r1", ID: shop}, someone, delegated, Call{})
+	if given := g.Ask(identity.ParseScopes([]string{"repository:*:pull,push"})); len(given) != 1 || strings.Join(given[0].Actions, " ") != "pull" {
+		t.Errorf("%v", given)
+	}
+	if !g.Sees(shop.Scope()) || !g.Sees(ref.Everything) || !g.Sees(at("x")) || g.Sees("/subscriptions/2") {
+		t.Error("what is assigned somewhere is not on the way there")
+	}
+}
+
 // TestScopesThatCoverAreFound compares the way to the top with what Covers says.
 func TestScopesThatCoverAreFound(t *testing.T) {
 	all := []ref.Scope{"/", "/subscriptions/a", "/subscriptions/a/resourcegroups/g", "/subscriptions/ab", shop.Scope(), shop.Scope() + "2",

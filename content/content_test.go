@@ -15,6 +15,7 @@ import (
 
 	"breakwater/access"
 	"breakwater/fault"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/seal"
@@ -257,6 +258,41 @@ func TestTagsAndRepositoriesArePagedInByteOrder(t *testing.T) {
 		if err != nil || !more || !slices.Equal(repos, []ref.Repository{"team/r0", "team/r1"}) {
 			t.Fatal(repos, more, err)
 		}
+	})
+}
+
+// TestTheCatalogHasWhatTheCallerMaySee: what is hidden takes no place on a page,
+// and nothing tells that it is there.
+func TestTheCatalogHasWhatTheCallerMaySee(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for _, repo := range []ref.Repository{"a", "b", "hidden/1", "hidden/2", "m", "hidden/3", "z"} {
+			w.push(repo, nil)
+		}
+		team, err := access.ParseCondition("@Request[Microsoft.ContainerRegistry/registries/repositories:name] StringStartsWith 'hidden/'")
+		must(t, err)
+		p := identity.Principal{ID: "reader", Kind: identity.User}
+		g := access.NewGrant(theRegistry, p, access.NewHeld(
+			access.Assignment{Principal: "reader", Role: access.PullRole, Scope: theRegistry.ID.Scope()},
+			access.Assignment{Principal: access.Everybody, Deny: true, Permissions: []access.Permission{{Actions: []string{"*"}}}, Scope: theRegistry.ID.Scope(), Condition: team},
+		), access.Call{})
+		for _, page := range []struct {
+			after string
+			n     int
+			want  string
+			more  bool
+		}{{"", -1, "[a b m z]", false}, {"", 2, "[a b]", true}, {"b", 1, "[m]", true}, {"b", 2, "[m z]", false}, {"hidden/1", 5, "[m z]", false}, {"z", 1, "[]", false}, {"", 0, "[]", true}} {
+			names, more, err := w.Repositories(w.ctx, g, page.after, page.n)
+			if err != nil || fmt.Sprint(names) != page.want || more != page.more {
+				t.Errorf("%d after %q: %v, %v, %v", page.n, page.after, names, more, err)
+			}
+		}
+		if _, mounted, err := w.Mount(w.ctx, g, "a", sum(nil), "hidden/1"); mounted || fault.Of(err) != fault.Denied { // it may not push
+			t.Errorf("%v, %v", mounted, err)
+		}
+		_, _, err = w.Tags(w.ctx, g, "hidden/1", "", -1)
+		wants(t, err, fault.Denied)
+		_, _, err = w.Repositories(w.ctx, allow("nobody", nil), "", -1)
+		wants(t, err, fault.Denied)
 	})
 }
 
