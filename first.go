@@ -107,7 +107,11 @@ func (h *house) owner(ctx context.Context, g access.Grant, c *config, l login) e
 	_, err = h.access.Assign(ctx, g, ref.Everything, ref.DerivedGUID(h.platform.Derive("assignment of " + user.System.UID)[:16]), access.AssignmentProperties{
 		RoleDefinitionID: access.OwnerRole, PrincipalID: user.System.UID, PrincipalType: "User",
 	})
-	if code := fault.Of(err); err != nil && code != fault.Conflict && code != fault.Stale {
+	if code := fault.Of(err); err != nil && code != fault.Conflict && code != fault.Stale && code != fault.AssignmentExists {
+		return err
+	}
+	// Whoever has the machine has the server: no rule keeps the new login out for good.
+	if err := h.access.Spare(ctx, g, user.System.UID); err != nil {
 		return err
 	}
 	l.Username, l.Password = ownerName, string(password.Value)

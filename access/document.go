@@ -921,3 +921,56 @@ func (l *laws) spare(p *identity.Principal) bool {
 	}
 	return true
 }
+
+// Spare excludes a principal from every enforced rule and denial that would keep
+// it from removing them, each on record. It is for the owner whom a start makes
+// anew: whoever has the machine has the server, and can always take a rule back.
+func (s *Store) Spare(ctx context.Context, g Grant, principal string) error {
+	if err := cmp.Or(g.Allows(PolicyWrite, ref.Everything), g.Allows(DenyAssignmentWrite, ref.Everything)); err != nil {
+		return err
+	}
+	p := &identity.Principal{ID: principal}
+	for _, typ := range []string{PolicyType, DenyAssignmentType} {
+		docs, err := s.Documents.Find(ctx, resource.Query{Type: typ})
+		if err != nil {
+			return err
+		}
+		for _, doc := range docs {
+			var l laws
+			var next any
+			if typ == PolicyType {
+				r, err1 := lawOf(doc)
+				was, err2 := parse[PolicyProperties](doc)
+				err = errors.Join(err1, err2)
+				was.Principals.Exclude = append(was.Principals.Exclude, principal)
+				if next = was; r.require != nil && !r.reports {
+					l.rules = []law{r}
+				}
+			} else {
+				was, err1 := parse[DenyProperties](doc)
+				as, err2 := denial(doc)
+				err = errors.Join(err1, err2)
+				was.ExcludePrincipals = append(was.ExcludePrincipals, Holder{ID: principal})
+				l.denials, next = as, was
+			}
+			if err != nil {
+				return err
+			}
+			if l.spare(p) {
+				continue
+			}
+			k, scope, at, err := split(doc.ID)
+			if err != nil {
+				return err
+			}
+			text, err := json.Marshal(next)
+			if err != nil {
+				return err
+			}
+			if _, err := s.put1(ctx, g, k, scope, resource.Resource{ID: at, Type: k.typ, Properties: text}, doc.Etag, at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

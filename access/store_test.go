@@ -614,6 +614,38 @@ func TestSomebodyCanAlwaysTakeItBack(t *testing.T) {
 	})
 }
 
+// TestAnOwnerWhoIsMadeAnewIsSpared: who was excluded is gone, and another owner
+// takes the rules back all the same.
+func TestAnOwnerWhoIsMadeAnewIsSpared(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		h := build(t, d)
+		g := h.as(owner)
+		for _, state := range []string{RuleEnabled, RuleReports} {
+			h.ok(second(h.put(g, on(everywhere, PolicyType, state), `{"state":"`+state+`","principals":{"include":["*"],"exclude":["`+owner+`"]},"actions":["*"],"require":"false"}`)))
+		}
+		h.ok(second(h.put(g, on(everywhere, PolicyType, "content"), `{"state":"enabled","principals":{"include":["*"]},"actions":["Microsoft.ContainerRegistry/*"],"require":"false"}`)))
+		h.ok(second(h.put(g, on(shop, DenyAssignmentType, numbered(1)), `{"denyAssignmentName":"d","permissions":[{"actions":["*"]}],"principals":[{"id":"*"}],"excludePrincipals":[{"id":"`+owner+`"}]}`)))
+		const anew = "00000000-0000-0000-0000-00000000000b"
+		h.assign(anew, OwnerRole, ref.Everything)
+		if h.as(anew).Can(PolicyWrite, ref.Everything) {
+			t.Error("the rule is for nobody")
+		}
+		for range 2 {
+			h.ok(h.Spare(t.Context(), h.server, anew))
+		}
+		h.is("spared by itself", h.Spare(t.Context(), h.as("somebody"), "somebody"), fault.Denied)
+		again := h.as(anew)
+		if !again.Can(PolicyWrite, ref.Everything) || !again.Can(DenyAssignmentDelete, shop.Scope()) || again.Can(ContentRead, at("a")) || h.as("p").Can(RegistryRead, shop.Scope()) {
+			t.Error("it is spared from too little or too much")
+		}
+		for _, id := range []ref.ID{on(everywhere, PolicyType, RuleReports), on(everywhere, PolicyType, "content")} {
+			if doc, err := h.Get(t.Context(), again, id); err != nil || strings.Contains(string(doc.Properties), anew) {
+				t.Errorf("%s was changed: %s, %v", id, doc.Properties, err)
+			}
+		}
+	})
+}
+
 // TestADeletedPlaceTakesItsAssignmentsAlong: what is made again under the name
 // starts without them.
 func TestADeletedPlaceTakesItsAssignmentsAlong(t *testing.T) {
