@@ -95,8 +95,8 @@ func (h *Held) scopes(s ref.Scope, see func(ref.Scope) bool) {
 		return
 	}
 	tree := len(s)
-	if at := strings.Index(string(s), "/repositories/"); at >= 0 {
-		tree = at + 1 // a repository's name is not a tree of rights
+	if name, ok := s.Repository(); ok {
+		tree -= len("repositories/") + len(name) // a repository's name is not a tree of rights
 	}
 	for i := 1; i <= len(s); i++ {
 		if i < len(s) && (s[i] != '/' || i >= tree) {

@@ -78,10 +78,16 @@ func RepositoryScope(registry ID, r Repository) Scope {
 	return Scope(registry.Key() + "/repositories/" + string(r))
 }
 
-// Repository is the repository that s names, if it names one.
+// Repository is the repository that s names, if it names one. Only what stands
+// below a registry is one: a group or an account may be called "repositories" too.
 func (s Scope) Repository() (Repository, bool) {
-	_, name, ok := strings.Cut(string(s), "/repositories/")
-	return Repository(name), ok
+	_, below, ok := strings.Cut(string(s), "/providers/microsoft.containerregistry/registries/")
+	if !ok {
+		return "", false
+	}
+	_, child, _ := strings.Cut(below, "/")
+	name, ok := strings.CutPrefix(child, "repositories/")
+	return Repository(name), ok && name != ""
 }
 
 // Covers reports whether a permission at s holds at t: they are equal or t is
@@ -91,7 +97,7 @@ func (s Scope) Covers(t Scope) bool {
 	if s == Everything || s == t {
 		return s != ""
 	}
-	if s == "" || strings.Contains(string(s), "/repositories/") {
+	if _, ok := s.Repository(); ok || s == "" {
 		return false
 	}
 	return strings.HasPrefix(string(t), string(s)+"/")

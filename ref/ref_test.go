@@ -137,3 +137,25 @@ func TestScopeCoversWhatIsBelowIt(t *testing.T) {
 		}
 	}
 }
+
+// What is called "repositories" without being a registry's is a place like any
+// other: rights and denials above it hold there.
+func TestOnlyARegistryHasRepositories(t *testing.T) {
+	const group = "/subscriptions/s/resourceGroups/repositories"
+	registry := ref.ID(group).Extension("Microsoft.ContainerRegistry/registries", "repositories")
+	for _, id := range []ref.ID{
+		registry, registry.Child("tokens", "ci"), registry.Child("repositories", ""),
+		"/providers/Breakwater.Identity/servicePrincipals/repositories/federatedIdentityCredentials/f",
+		"/providers/Microsoft.Management/managementGroups/repositories/subscriptions/s",
+	} {
+		if name, ok := id.Scope().Repository(); ok {
+			t.Errorf("%s is said to be the repository %q", id, name)
+		}
+		if !id.Parent().Scope().Covers(id.Scope()) {
+			t.Errorf("%s does not cover %s", id.Parent(), id)
+		}
+	}
+	if name, ok := ref.RepositoryScope(registry, "team/api").Repository(); !ok || name != "team/api" {
+		t.Errorf("the repository is called %q", name)
+	}
+}
