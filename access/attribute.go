@@ -61,7 +61,8 @@ type attribute struct {
 // of claims with it: they are the issuer's.
 //
 // What Azure knows and nothing here has yet (private endpoints, subnets) has no
-// value, so that a condition that wants one is not true.
+// value, so that a condition that wants one is not true. Nor has the PrincipalType of
+// whom only an external issuer knows: the caller's word for it would open any door.
 var attributes = []attribute{
 	{"Request", repositoryName, text, false, repositoryOf, ""},
 	{"Resource", repositoryName, text, false, repositoryOf, ""},

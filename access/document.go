@@ -143,6 +143,7 @@ type change struct {
 	scope     ref.Scope
 	was, next *resource.Resource
 	laws      *laws
+	accounts  map[string]account
 	more      map[string]string // for the event
 }
 
@@ -338,12 +339,16 @@ func (s *Store) put1(ctx context.Context, g Grant, k *kind, scope ref.Scope, doc
 	if err != nil {
 		return made, err
 	}
+	accounts, err := s.accountsFor(ctx, k)
+	if err != nil {
+		return made, err
+	}
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := s.Documents.Lock(ctx, tx); err != nil {
 			return err
 		}
 		next := doc
-		c := &change{id: doc.ID, scope: scope, next: &next, laws: l, more: map[string]string{}}
+		c := &change{id: doc.ID, scope: scope, next: &next, laws: l, accounts: accounts, more: map[string]string{}}
 		if was, err := s.Documents.GetTx(ctx, tx, doc.ID); err == nil {
 			c.was = &was
 		} else if gone(err) != nil {
@@ -379,6 +384,10 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 	if err != nil {
 		return resource.Resource{}, err
 	}
+	accounts, err := s.accountsFor(ctx, k)
+	if err != nil {
+		return resource.Resource{}, err
+	}
 	var was resource.Resource
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
 		err := s.Documents.Lock(ctx, tx)
@@ -392,7 +401,7 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 		if err = typed(was, k.typ, err); err != nil {
 			return err
 		}
-		c := &change{id: at, scope: scope, was: &was, more: map[string]string{}}
+		c := &change{id: at, scope: scope, was: &was, accounts: accounts, more: map[string]string{}}
 		if err := k.check(ctx, s, tx, g, c); err != nil {
 			return err
 		}
@@ -580,6 +589,7 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	}
 	if c.next == nil {
 		c.more["principal"], c.more["role"] = was.Principal, was.Role
+		was.PrincipalType = c.accounts[was.Principal].typ
 		return g.allowsAssignment(RoleAssignmentDelete, &was)
 	}
 	var p AssignmentProperties
@@ -590,7 +600,8 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	if named, err := RoleByName(p.RoleDefinitionID); !known && err == nil {
 		r, known = named, true
 	}
-	next := Assignment{Principal: strings.ToLower(p.PrincipalID), PrincipalType: p.PrincipalType, Role: r.ID, Scope: c.scope}
+	next := Assignment{Principal: strings.ToLower(p.PrincipalID), Role: r.ID, Scope: c.scope}
+	next.PrincipalType = c.accounts[next.Principal].typ // what the caller says of it proves nothing
 	if err := g.allowsAssignment(RoleAssignmentWrite, &next); err != nil {
 		return err
 	}
@@ -603,6 +614,8 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 		return bad("principalId is the id of a principal")
 	case !slices.Contains(principalTypes, p.PrincipalType):
 		return bad("principalType is User, Group or ServicePrincipal")
+	case p.PrincipalType != "" && next.PrincipalType != "" && p.PrincipalType != next.PrincipalType:
+		return bad("the principal is a %s", next.PrincipalType)
 	case p.Scope != "" && ref.ID(p.Scope).Scope() != c.scope:
 		return bad("the scope of an assignment is where its id says")
 	case len(p.Description) > 1024:
@@ -627,6 +640,7 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 			return cmp.Or(err, error(fault.New(fault.AssignmentExists, "the role assignment already exists")))
 		}
 	}
+	p.PrincipalType = cmp.Or(p.PrincipalType, next.PrincipalType)
 	p.RoleDefinitionID, p.PrincipalID, p.Scope = "/providers/"+DefinitionType+"/"+r.ID, next.Principal, c.scope
 	c.next.Holder = next.Principal
 	c.more["principal"], c.more["role"] = next.Principal, r.Name
@@ -812,11 +826,12 @@ func checkGroup(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *change) er
 }
 
 func checkMember(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *change) error {
-	if c.next == nil {
-		return g.Allows(MemberDelete, c.scope)
-	}
-	// Who puts a subscription into a group lets those in who are assigned to the group.
+	// Who puts a subscription into a group lets those in who are assigned to the group,
+	// and who takes it out lifts what is denied there.
 	subscription := ref.Subscription(c.id.Name())
+	if c.next == nil {
+		return cmp.Or(g.Allows(MemberDelete, c.scope), g.Allows(RoleAssignmentWrite, subscription.Scope()))
+	}
 	if err := cmp.Or(g.Allows(MemberWrite, c.scope), g.Allows(RoleAssignmentWrite, subscription.Scope())); err != nil {
 		return err
 	}
@@ -889,11 +904,19 @@ func (s *Store) undoable(ctx context.Context, tx *db.Tx, c *change) error {
 		}
 	}
 	for _, doc := range owners {
-		if a, err := assignment(doc); err == nil && a.owns() && l.spare(&identity.Principal{ID: a.Principal}) {
+		if a, err := assignment(doc); err == nil && a.owns() && c.lives(a.Principal) && l.spare(&identity.Principal{ID: a.Principal}) {
 			return nil
 		}
 	}
 	return fault.New(fault.Conflict, "nobody could take this back: exclude somebody who is Owner of everything, without condition or end, from the rules and denials that are for everybody")
+}
+
+// lives reports whether somebody can come in as that principal: a random id that no
+// enabled account has is nobody's, and never will be. Whom an issuer vouches for
+// has a derived id, of which nothing more is known here.
+func (c *change) lives(principal string) bool {
+	random := ref.IsGUID(principal) && principal[14] == '4'
+	return !random || c.accounts[principal].enabled
 }
 
 // owns reports whether a is everything, for everything and for ever.
@@ -914,7 +937,7 @@ func (l *laws) spare(p *identity.Principal) bool {
 	at := ref.ID("/providers/" + PolicyType).Scope()
 	for scope, rules := range h.rules {
 		for _, r := range rules {
-			if scope.Covers(at) && !r.excluded && slices.ContainsFunc(r.actions, (&Need{Action: PolicyDelete}).named) {
+			if (scope.Covers(at) || at.Covers(scope)) && !r.excluded && slices.ContainsFunc(r.actions, (&Need{Action: PolicyDelete}).named) {
 				return false
 			}
 		}

@@ -26,8 +26,43 @@ type Store struct {
 	Ledger    *ledger.Ledger
 	Identity  *identity.Store
 
-	held resource.Cache[holding, *Held]
-	laws resource.Cache[struct{}, *laws]
+	held     resource.Cache[holding, *Held]
+	laws     resource.Cache[struct{}, *laws]
+	accounts resource.Cache[struct{}, map[string]account]
+}
+
+// An account is a principal of this server's directory, as far as it matters who
+// is assigned to: what role assignments call it, and whether it can come in.
+type account struct {
+	typ     string
+	enabled bool
+}
+
+// accountsFor is every account by the id of its principal, for a change of a
+// document that is about principals.
+func (s *Store) accountsFor(ctx context.Context, k *kind) (map[string]account, error) {
+	if k.typ != AssignmentType && k.typ != DenyAssignmentType && k.typ != PolicyType {
+		return nil, nil
+	}
+	return s.accounts.Get(ctx, s.Documents, struct{}{}, func(ctx context.Context) (map[string]account, error) {
+		all := map[string]account{}
+		for typ, called := range map[string]string{
+			identity.UserType: "User", identity.ServicePrincipalType: "ServicePrincipal", identity.ManagedIdentityType: "ServicePrincipal",
+		} {
+			docs, err := s.Documents.List(ctx, "", typ, "", 0)
+			if err != nil {
+				return nil, err
+			}
+			for _, doc := range docs {
+				p, err := parse[identity.UserProperties](doc) // service principals have a status as well
+				if err != nil {
+					return nil, err
+				}
+				all[doc.System.UID] = account{called, typ == identity.ManagedIdentityType || p.Status == identity.EnabledStatus}
+			}
+		}
+		return all, nil
+	})
 }
 
 // holding is what Held depends on, beside the documents.
