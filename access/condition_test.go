@@ -2,6 +2,8 @@ package access
 
 import (
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -252,6 +254,46 @@ func TestAConditionIsAnsweredInBoundedTime(t *testing.T) {
 	}
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("it took %v", took)
+	}
+}
+
+// TestTheLanguageIsDocumented: what there is stands in docs/conditions.md, and what
+// stands there can be written.
+func TestTheLanguageIsDocumented(t *testing.T) {
+	raw, err := os.ReadFile("../docs/conditions.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(raw)
+	for _, a := range attributes {
+		spelled := "@" + a.source + "[" + a.name + "]"
+		last := a.name[strings.LastIndexByte(a.name, ':')+1:]
+		if !strings.Contains(doc, spelled) && !(a.source == "Resource" || strings.Contains(doc, "`…:"+last+"`")) {
+			t.Errorf("%s is not documented", spelled)
+		}
+		if stars := strings.Contains(doc, spelled+"` *"); stars != a.many {
+			t.Errorf("%s has several values: %v, documented: %v", spelled, a.many, stars)
+		}
+	}
+	for _, f := range families {
+		for ask := range f.asks {
+			if _, ok := relationOf(f.name + ask); !ok || !strings.Contains(strings.ToLower(doc), "`"+f.name+ask) && f.name != "datetime" && f.name != "timeofday" {
+				t.Errorf("%s%s is not documented", f.name, ask)
+			}
+		}
+	}
+	for _, m := range regexp.MustCompile("`((?:String|Numeric|DateTime|TimeOfDay|Guid|Bool|Ip)[A-Z][A-Za-z]+)`").FindAllStringSubmatch(doc, -1) {
+		if _, ok := relationOf(m[1]); !ok {
+			t.Errorf("there is no %s", m[1])
+		}
+	}
+	written := regexp.MustCompile(`"require": "(@[^"]+)"`).FindStringSubmatch(doc)
+	_, example, _ := strings.Cut(doc, "\n\n    ((")
+	example, _, _ = strings.Cut("(("+example, "\n\n")
+	for _, text := range []string{example, written[1]} {
+		if _, err := ParseCondition(text); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 
