@@ -1,8 +1,10 @@
-// Package access decides what a caller may do (PA-7).
+// Package access decides what a caller may do (PA-7), and under which circumstances
+// it may come in (IM-7).
 //
-// A permission is an assignment: principal, actions, scope, until. The actions of
-// repository tokens, of the admin user and of anonymous callers are assignments
-// too. Decide is the one place that says yes; it has no memory and reads nothing.
+// A permission is an assignment: principal, actions, scope, condition, until. The
+// actions of repository tokens, of the admin user and of anonymous callers are
+// assignments too. Denials override them, and conditional-access rules refuse what
+// is done in another way than they require. Decide is the one place that says yes; it has no memory and reads nothing.
 // A Grant carries who was let in, and the domain asks it on the first line of
 // every operation.
 package access
