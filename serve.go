@@ -115,6 +115,11 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if err := h.firstStart(ctx, c, l); err != nil {
 		return err
 	}
+	if workloads != nil {
+		if err := tellWorkloads(c, h.platform, workloads.Addr()); err != nil {
+			return err
+		}
+	}
 	starting.Close()
 
 	work, run := errgroup.WithContext(ctx)
@@ -128,9 +133,6 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		return listener.Serve(run, h.handler())
 	})
 	if workloads != nil {
-		if err := tellWorkloads(c, h.platform, workloads.Addr()); err != nil {
-			return err
-		}
 		work.Go(func() error { return workloads.Serve(run, h.gate.Serve(h.host())) })
 	}
 	work.Go(func() error {
