@@ -26,11 +26,9 @@ const (
 	maxAssertionLife = time.Hour
 )
 
-// client proves a client by its secret or an assertion.
-func (s *Store) client(ctx context.Context, r Realm, at Plane, c Credentials) (Principal, error) {
-	if c.Method == ClientSecret {
-		return s.password(ctx, r, at, c)
-	}
+// assertion proves a client by a token: one that it signed itself, or one of an
+// issuer that it trusts.
+func (s *Store) assertion(ctx context.Context, r Realm, c Credentials) (Principal, error) {
 	j, err := parseJWT(string(c.Secret))
 	if err != nil {
 		return Principal{}, err

@@ -52,7 +52,7 @@ type Credentials struct {
 	Redirect string   // redirect_uri of an authorization code
 	Nonce    string   // that the id token of an ExternalCode must have
 	Audience []string // who an assertion may be for: the URLs of the token endpoint that was asked
-	Resource string   // what a managed identity wants a token for
+	Resource string   // what a token is wanted for: a client shows an assertion once for each
 }
 
 // None reports whether nothing was shown.

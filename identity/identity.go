@@ -1,9 +1,12 @@
 // Package identity decides who is calling (IM-1, PA-1).
 //
-// A caller proves who it is with a generated password (Basic) or with a token
-// that this server signed (Bearer). What is proven is an identity and, for a
-// token, a ceiling; never a right. Accounts, verifiers and signing keys are
-// documents, so whatever is revoked is unknown from the next request on.
+// A caller proves who it is with a generated password, with the key of a registered
+// certificate, with a token that this server signed, or with one of an external
+// issuer that a document says is trusted. Which of them counts at which API is a
+// table, Store.prove. What is proven is an identity and, for a registry's token, a
+// ceiling; never a right. Accounts, verifiers, issuers and signing keys are
+// documents, so whatever is revoked is unknown from the next request on. What is
+// known only for a while (codes, devices, refresh tokens, last uses) has tables.
 package identity
 
 import (
@@ -32,7 +35,7 @@ const (
 // A Principal is a caller whose identity is proven. The zero Principal is not
 // even anonymous: nothing is assigned to it.
 type Principal struct {
-	ID         string    // random and never reused: an account that is created again is another principal; "" if anonymous
+	ID         string    // a GUID that is never another's: random, so that an account that is made again is somebody else, or a FederatedID; "" if anonymous
 	Kind       Kind      //
 	Name       string    // what the account is called, for people
 	Account    ref.ID    // the account's document; for the admin user its registry, for the federated their issuer

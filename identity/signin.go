@@ -132,21 +132,6 @@ func (s *Store) SweepSignIns(ctx context.Context) error {
 	})
 }
 
-// redeem proves what the authority gave out before.
-func (s *Store) redeem(ctx context.Context, r Realm, c Credentials, from network.Origin) (Principal, error) {
-	switch c.Method {
-	case AuthorizationCode:
-		return s.code(ctx, r, c, from)
-	case DeviceCode:
-		return s.device(ctx, r, c)
-	case RefreshToken:
-		return s.refreshed(ctx, r, c, from)
-	case HostIdentity:
-		return s.host(ctx, r, c, from)
-	}
-	return Principal{}, refused()
-}
-
 // A code is the row of an authorization code. What was shown once stays for a
 // while: who shows it again ends the tokens that it gave.
 type code struct {

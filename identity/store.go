@@ -156,7 +156,7 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 			case c.Name == RefreshUser:
 				return s.token(ctx, r, string(c.Secret), refreshGrant)
 			case c.Secret.signed() && ref.IsGUID(c.Name):
-				return s.client(ctx, r, at, c)
+				return s.assertion(ctx, r, c)
 			case c.Secret.signed():
 				return s.external(ctx, r, at, c.Secret)
 			}
@@ -175,14 +175,20 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 		}
 	case AuthorityPlane:
 		switch c.Method {
-		case Basic:
+		case Basic, ClientSecret:
 			return s.password(ctx, r, at, c)
-		case ClientSecret, ClientAssertion:
-			return s.client(ctx, r, at, c)
+		case ClientAssertion:
+			return s.assertion(ctx, r, c)
 		case ExternalCode:
 			return s.elsewhere(ctx, r, c)
-		case RefreshToken, AuthorizationCode, DeviceCode, HostIdentity:
-			return s.redeem(ctx, r, c, from)
+		case AuthorizationCode:
+			return s.code(ctx, r, c, from)
+		case DeviceCode:
+			return s.device(ctx, r, c)
+		case RefreshToken:
+			return s.refreshed(ctx, r, c, from)
+		case HostIdentity:
+			return s.host(ctx, r, c, from)
 		}
 	}
 	return Principal{}, refused()
