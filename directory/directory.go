@@ -73,6 +73,56 @@ func (k kind) of(doc resource.Resource, err error) (resource.Resource, error) {
 	return doc, err
 }
 
+// show reads one document of a kind for a caller who has the right a.
+func show[T any](ctx context.Context, s *Store, g access.Grant, a access.Action, k kind, id ref.ID, as func(context.Context, resource.Resource) (T, error)) (T, error) {
+	var none T
+	if err := g.Allows(a, id.Scope()); err != nil {
+		return none, err
+	}
+	doc, err := k.of(s.Documents.Get(ctx, id))
+	if err != nil {
+		return none, err
+	}
+	return as(ctx, doc)
+}
+
+// remove deletes the document of a kind for a caller who has the right a. In the
+// same transaction, along takes with it what belongs to it and does not lie below
+// it, and says what the event shall tell.
+func remove[P any](ctx context.Context, s *Store, g access.Grant, a access.Action, k kind, id ref.ID, ifMatch string,
+	along func(tx *db.Tx, doc resource.Resource, p P) (map[string]string, error)) error {
+	if err := g.Allows(a, id.Scope()); err != nil {
+		return err
+	}
+	return s.write(ctx, func(tx *db.Tx) error {
+		doc, err := s.getTx(ctx, tx, k, id)
+		if err != nil {
+			return err
+		}
+		p, err := read[P](doc)
+		if err != nil {
+			return err
+		}
+		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
+			return err
+		}
+		more, err := along(tx, doc, p)
+		if err != nil {
+			return err
+		}
+		return s.record(ctx, tx, g, a, id, more)
+	})
+}
+
+// forget deletes a document of ours that points to another, if it is there.
+func (s *Store) forget(ctx context.Context, tx *db.Tx, pointer ref.ID) error {
+	err := s.Documents.Delete(ctx, tx, pointer, resource.Any)
+	if fault.Of(err) == fault.NotFound {
+		return nil
+	}
+	return err
+}
+
 // write runs fn in a transaction in which nobody else changes documents.
 func (s *Store) write(ctx context.Context, fn func(tx *db.Tx) error) error {
 	return s.DB.Write(ctx, func(tx *db.Tx) error {

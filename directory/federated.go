@@ -144,15 +144,7 @@ func (s *Store) FederatedCredential(ctx context.Context, g access.Grant, id ref.
 	if err != nil {
 		return FederatedCredential{}, err
 	}
-	row := federations[at]
-	if err := g.Allows(row.read, id.Scope()); err != nil {
-		return FederatedCredential{}, err
-	}
-	doc, err := s.get(ctx, row.kind, id)
-	if err != nil {
-		return FederatedCredential{}, err
-	}
-	return s.federated(ctx, doc)
+	return show(ctx, s, g, federations[at].read, federations[at].kind, id, s.federated)
 }
 
 // FederatedCredentials lists those of a service principal or managed identity,
@@ -178,19 +170,10 @@ func (s *Store) DeleteFederatedCredential(ctx context.Context, g access.Grant, i
 	if err != nil {
 		return err
 	}
-	row := federations[at]
-	if err := g.Allows(row.delete, id.Scope()); err != nil {
-		return err
-	}
-	return s.write(ctx, func(tx *db.Tx) error {
-		if _, err := s.getTx(ctx, tx, row.kind, id); err != nil {
-			return err
-		}
-		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
-			return err
-		}
-		return s.record(ctx, tx, g, row.delete, id, nil)
-	})
+	return remove(ctx, s, g, federations[at].delete, federations[at].kind, id, ifMatch,
+		func(*db.Tx, resource.Resource, identity.FederatedCredentialProperties) (map[string]string, error) {
+			return nil, nil
+		})
 }
 
 func (s *Store) federated(_ context.Context, doc resource.Resource) (FederatedCredential, error) {

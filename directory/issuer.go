@@ -108,15 +108,7 @@ func (s *Store) PutIssuer(ctx context.Context, g access.Grant, name string, p id
 
 // Issuer reads one issuer.
 func (s *Store) Issuer(ctx context.Context, g access.Grant, name string) (*identity.Issuer, error) {
-	id := identity.IssuerID(name)
-	if err := g.Allows(access.IssuerRead, id.Scope()); err != nil {
-		return nil, err
-	}
-	doc, err := s.get(ctx, issuers, id)
-	if err != nil {
-		return nil, err
-	}
-	return issuer(ctx, doc)
+	return show(ctx, s, g, access.IssuerRead, issuers, identity.IssuerID(name), issuer)
 }
 
 // Issuers lists the issuers after the one called after, in order of name.
@@ -130,27 +122,10 @@ func (s *Store) Issuers(ctx context.Context, g access.Grant, after string, limit
 // DeleteIssuer deletes an issuer. Nobody comes in through it any more, and who has
 // is out at the next request; an issuer of the same name vouches for others.
 func (s *Store) DeleteIssuer(ctx context.Context, g access.Grant, name, ifMatch string) error {
-	id := identity.IssuerID(name)
-	if err := g.Allows(access.IssuerDelete, id.Scope()); err != nil {
-		return err
-	}
-	return s.write(ctx, func(tx *db.Tx) error {
-		doc, err := s.getTx(ctx, tx, issuers, id)
-		if err != nil {
-			return err
-		}
-		p, err := read[identity.IssuerProperties](doc)
-		if err != nil {
-			return err
-		}
-		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
-			return err
-		}
-		if err := s.Documents.Delete(ctx, tx, issuerURL(p.Issuer), resource.Any); err != nil && fault.Of(err) != fault.NotFound {
-			return err
-		}
-		return s.record(ctx, tx, g, access.IssuerDelete, id, map[string]string{"issuer": p.Issuer})
-	})
+	return remove(ctx, s, g, access.IssuerDelete, issuers, identity.IssuerID(name), ifMatch,
+		func(tx *db.Tx, _ resource.Resource, p identity.IssuerProperties) (map[string]string, error) {
+			return map[string]string{"issuer": p.Issuer}, s.forget(ctx, tx, issuerURL(p.Issuer))
+		})
 }
 
 // A Resolved is who is meant by a claim of an issuer's tokens: what a role can be
@@ -163,15 +138,7 @@ type Resolved struct {
 // Resolve tells which principal the issuer means by a subject (claim ""), or which
 // group by a value of a claim that names groups.
 func (s *Store) Resolve(ctx context.Context, g access.Grant, name, claim, value string) (Resolved, error) {
-	id := identity.IssuerID(name)
-	if err := g.Allows(access.IssuerRead, id.Scope()); err != nil {
-		return Resolved{}, err
-	}
-	doc, err := s.get(ctx, issuers, id)
-	if err != nil {
-		return Resolved{}, err
-	}
-	i, err := issuer(ctx, doc)
+	i, err := s.Issuer(ctx, g, name)
 	switch {
 	case err != nil:
 		return Resolved{}, err

@@ -73,14 +73,7 @@ func (s *Store) PutManagedIdentity(ctx context.Context, g access.Grant, id ref.I
 
 // ManagedIdentity reads one managed identity.
 func (s *Store) ManagedIdentity(ctx context.Context, g access.Grant, id ref.ID) (ManagedIdentity, error) {
-	if err := g.Allows(access.ManagedIdentityRead, id.Scope()); err != nil {
-		return ManagedIdentity{}, err
-	}
-	doc, err := s.get(ctx, managedIdentities, id)
-	if err != nil {
-		return ManagedIdentity{}, err
-	}
-	return managedIdentity(ctx, doc)
+	return show(ctx, s, g, access.ManagedIdentityRead, managedIdentities, id, managedIdentity)
 }
 
 // ManagedIdentities lists those below a subscription or resource group ("" is
@@ -99,20 +92,10 @@ func (s *Store) ManagedIdentities(ctx context.Context, g access.Grant, under, af
 // DeleteManagedIdentity deletes a managed identity with its federated
 // credentials.
 func (s *Store) DeleteManagedIdentity(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
-	if err := g.Allows(access.ManagedIdentityDelete, id.Scope()); err != nil {
-		return err
-	}
-	return s.write(ctx, func(tx *db.Tx) error {
-		doc, err := s.getTx(ctx, tx, managedIdentities, id)
-		if err != nil {
-			return err
-		}
-		p, err := read[identity.ManagedIdentityProperties](doc)
-		if err != nil {
-			return err
-		}
-		return s.deleteClient(ctx, tx, g, access.ManagedIdentityDelete, doc, p.ClientID, ifMatch)
-	})
+	return remove(ctx, s, g, access.ManagedIdentityDelete, managedIdentities, id, ifMatch,
+		func(tx *db.Tx, doc resource.Resource, p identity.ManagedIdentityProperties) (map[string]string, error) {
+			return s.forgetClient(ctx, tx, doc, p.ClientID)
+		})
 }
 
 func managedIdentity(_ context.Context, doc resource.Resource) (ManagedIdentity, error) {

@@ -106,15 +106,7 @@ func checkRedirect(text string) error {
 
 // ServicePrincipal reads one service principal.
 func (s *Store) ServicePrincipal(ctx context.Context, g access.Grant, name string) (ServicePrincipal, error) {
-	id := identity.ServicePrincipalID(name)
-	if err := g.Allows(access.ServicePrincipalRead, id.Scope()); err != nil {
-		return ServicePrincipal{}, err
-	}
-	doc, err := s.get(ctx, servicePrincipals, id)
-	if err != nil {
-		return ServicePrincipal{}, err
-	}
-	return s.servicePrincipal(ctx, doc)
+	return show(ctx, s, g, access.ServicePrincipalRead, servicePrincipals, identity.ServicePrincipalID(name), s.servicePrincipal)
 }
 
 // ServicePrincipals lists the service principals after the one called after, in
@@ -129,33 +121,15 @@ func (s *Store) ServicePrincipals(ctx context.Context, g access.Grant, after str
 // DeleteServicePrincipal deletes a service principal with everything that proves
 // it.
 func (s *Store) DeleteServicePrincipal(ctx context.Context, g access.Grant, name, ifMatch string) error {
-	id := identity.ServicePrincipalID(name)
-	if err := g.Allows(access.ServicePrincipalDelete, id.Scope()); err != nil {
-		return err
-	}
-	return s.write(ctx, func(tx *db.Tx) error {
-		doc, err := s.getTx(ctx, tx, servicePrincipals, id)
-		if err != nil {
-			return err
-		}
-		p, err := read[identity.ServicePrincipalProperties](doc)
-		if err != nil {
-			return err
-		}
-		return s.deleteClient(ctx, tx, g, access.ServicePrincipalDelete, doc, p.AppID, ifMatch)
-	})
+	return remove(ctx, s, g, access.ServicePrincipalDelete, servicePrincipals, identity.ServicePrincipalID(name), ifMatch,
+		func(tx *db.Tx, doc resource.Resource, p identity.ServicePrincipalProperties) (map[string]string, error) {
+			return s.forgetClient(ctx, tx, doc, p.AppID)
+		})
 }
 
-// deleteClient deletes the document of a client, and the pointer to it: the
-// secrets lie below that.
-func (s *Store) deleteClient(ctx context.Context, tx *db.Tx, g access.Grant, a access.Action, doc resource.Resource, client, ifMatch string) error {
-	if err := s.Documents.Delete(ctx, tx, doc.ID, ifMatch); err != nil {
-		return err
-	}
-	if err := s.Documents.Delete(ctx, tx, identity.ClientID(client), resource.Any); err != nil && fault.Of(err) != fault.NotFound {
-		return err
-	}
-	return s.record(ctx, tx, g, a, doc.ID, map[string]string{"principal": doc.System.UID, "client": client})
+// forgetClient deletes the pointer to a client, whose secrets lie below that.
+func (s *Store) forgetClient(ctx context.Context, tx *db.Tx, doc resource.Resource, client string) (map[string]string, error) {
+	return map[string]string{"principal": doc.System.UID, "client": client}, s.forget(ctx, tx, identity.ClientID(client))
 }
 
 // AddPassword makes a secret for a service principal, beside those that it has;

@@ -112,15 +112,7 @@ func (s *Store) PutUser(ctx context.Context, g access.Grant, name string, p iden
 
 // User reads one user.
 func (s *Store) User(ctx context.Context, g access.Grant, name string) (User, error) {
-	id := identity.UserID(name)
-	if err := g.Allows(access.UserRead, id.Scope()); err != nil {
-		return User{}, err
-	}
-	doc, err := s.get(ctx, users, id)
-	if err != nil {
-		return User{}, err
-	}
-	return s.user(ctx, doc)
+	return show(ctx, s, g, access.UserRead, users, identity.UserID(name), s.user)
 }
 
 // Users lists the users after the one called after, in order of name.
@@ -134,22 +126,13 @@ func (s *Store) Users(ctx context.Context, g access.Grant, after string, limit i
 // DeleteUser deletes a user with its passwords. Nobody deletes itself.
 func (s *Store) DeleteUser(ctx context.Context, g access.Grant, name, ifMatch string) error {
 	id := identity.UserID(name)
-	if err := g.Allows(access.UserDelete, id.Scope()); err != nil {
-		return err
-	}
-	if itself(g, id) {
-		return fault.New(fault.Conflict, "nobody deletes itself; let somebody else do it")
-	}
-	return s.write(ctx, func(tx *db.Tx) error {
-		doc, err := s.getTx(ctx, tx, users, id)
-		if err != nil {
-			return err
-		}
-		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
-			return err
-		}
-		return s.record(ctx, tx, g, access.UserDelete, id, map[string]string{"principal": doc.System.UID})
-	})
+	return remove(ctx, s, g, access.UserDelete, users, id, ifMatch,
+		func(_ *db.Tx, doc resource.Resource, _ identity.UserProperties) (map[string]string, error) {
+			if itself(g, id) {
+				return nil, fault.New(fault.Conflict, "nobody deletes itself; let somebody else do it")
+			}
+			return map[string]string{"principal": doc.System.UID}, nil
+		})
 }
 
 func (s *Store) user(ctx context.Context, doc resource.Resource) (User, error) {
