@@ -62,13 +62,14 @@ func checkPolicy(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 	if err := understand(c.next.Properties, &p); err != nil {
 		return err
 	}
+	if err := identity.CheckName("rule", c.id.Name()); err != nil {
+		return err
+	}
 	p.Scope = cmp.Or(p.Scope, "/")
 	valid := func(ids []string) bool {
 		return len(ids) <= 500 && !slices.ContainsFunc(ids, func(s string) bool { return !validPrincipal(s) })
 	}
 	switch {
-	case !identity.ValidName(c.id.Name()):
-		return badName("rule")
 	case len(p.DisplayName) > 256 || len(p.Description) > 1024:
 		return bad("a rule has a displayName of at most 256 characters and a description of at most 1024")
 	case p.State != RuleEnabled && p.State != RuleReports && p.State != RuleDisabled:
@@ -101,11 +102,11 @@ func checkLocation(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) er
 	if err := understand(c.next.Properties, &p); err != nil {
 		return err
 	}
+	if err := identity.CheckName("location", c.id.Name()); err != nil {
+		return err
+	}
 	named := !slices.ContainsFunc(p.Listeners, func(s string) bool { return s == "" || len(s) > 64 })
-	switch {
-	case !identity.ValidName(c.id.Name()):
-		return badName("location")
-	case len(p.DisplayName) > 256 || len(p.Networks) > 1000 || len(p.Listeners) > 100 || len(p.Networks)+len(p.Listeners) == 0 || !named:
+	if len(p.DisplayName) > 256 || len(p.Networks) > 1000 || len(p.Listeners) > 100 || len(p.Networks)+len(p.Listeners) == 0 || !named {
 		return bad("a location has 1 to 1000 networks or 1 to 100 names of listeners, and a displayName of at most 256 characters")
 	}
 	for i, text := range p.Networks {
@@ -228,7 +229,7 @@ func (s *Store) Spare(ctx context.Context, g Grant, principal string) error {
 				was, err1 := parse[DenyProperties](doc)
 				as, err2 := denial(doc)
 				err = errors.Join(err1, err2)
-				was.ExcludePrincipals = append(was.ExcludePrincipals, Holder{ID: principal})
+				was.ExcludePrincipals = append(was.ExcludePrincipals, Named{ID: principal})
 				l.denials, next = as, was
 			}
 			if err != nil {

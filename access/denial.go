@@ -16,22 +16,22 @@ type DenyProperties struct {
 	Permissions             []Permission `json:"permissions"`
 	Scope                   ref.Scope    `json:"scope"`
 	DoNotApplyToChildScopes bool         `json:"doNotApplyToChildScopes"`
-	Principals              []Holder     `json:"principals"`
-	ExcludePrincipals       []Holder     `json:"excludePrincipals"`
+	Principals              []Named      `json:"principals"`
+	ExcludePrincipals       []Named      `json:"excludePrincipals"`
 	IsSystemProtected       bool         `json:"isSystemProtected"`
 	Condition               string       `json:"condition,omitempty"`
 	ConditionVersion        string       `json:"conditionVersion,omitempty"`
 }
 
-// A Holder is somebody that a deny assignment names: a principal or group, or
+// A Named is somebody that a deny assignment names: a principal or group, or
 // everybody (the GUID of zeros, or "*").
-type Holder struct {
+type Named struct {
 	ID   string `json:"id"`
 	Type string `json:"type,omitempty"` // User, Group, ServicePrincipal, SystemDefined
 }
 
-func validHolders(all []Holder) bool {
-	return len(all) <= 200 && !slices.ContainsFunc(all, func(h Holder) bool { return !validPrincipal(h.ID) || len(h.Type) > 64 })
+func validNamed(all []Named) bool {
+	return len(all) <= 200 && !slices.ContainsFunc(all, func(n Named) bool { return !validPrincipal(n.ID) || len(n.Type) > 64 })
 }
 
 func checkDenial(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) error {
@@ -52,7 +52,7 @@ func checkDenial(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 		return bad("only the system protects a deny assignment")
 	case p.Scope != "" && ref.ID(p.Scope).Scope() != c.scope:
 		return bad("the scope of an assignment is where its id says")
-	case len(p.Principals) == 0 || !validHolders(p.Principals) || !validHolders(p.ExcludePrincipals):
+	case len(p.Principals) == 0 || !validNamed(p.Principals) || !validNamed(p.ExcludePrincipals):
 		return bad("a deny assignment names 1 to 200 principals, and excludes at most 200")
 	}
 	if err := cmp.Or(validPermissions(p.Permissions), checkCondition(p.Condition, &p.ConditionVersion)); err != nil {

@@ -173,7 +173,7 @@ func (s *Store) List(ctx context.Context, g Grant, typ string, under, after ref.
 			q.Under = []ref.ID{at(scope)}
 		}
 		if f.Above {
-			(&Held{above: l.above}).scopes(scope, func(s ref.Scope) bool {
+			l.above.scopes(scope, func(s ref.Scope) bool {
 				q.Under = append(q.Under, at(s))
 				return true
 			})

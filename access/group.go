@@ -57,8 +57,11 @@ func checkGroup(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *change) er
 	if err := understand(c.next.Properties, &p); err != nil {
 		return err
 	}
-	if !identity.ValidName(c.id.Name()) || len(p.DisplayName) > 256 {
-		return badName("management group")
+	if err := identity.CheckName("management group", c.id.Name()); err != nil {
+		return err
+	}
+	if len(p.DisplayName) > 256 {
+		return bad("a management group has a displayName of at most 256 characters")
 	}
 	// Who puts a group into another lets those in who are assigned to the other.
 	if before := parents[c.id.Key()]; before.Key() != p.Parent.Key() {

@@ -40,7 +40,7 @@ type Held struct {
 	allow, deny map[ref.Scope][]*Assignment
 	rules       map[ref.Scope][]*rule
 	locations   []location
-	above       map[ref.Scope][]ref.Scope // management groups over a subscription or management group
+	above       ancestry
 }
 
 // NewHeld indexes assignments; their roles are built-in ones.
@@ -87,10 +87,14 @@ func (l *location) has(c Circumstances) bool {
 		slices.ContainsFunc(l.networks, func(n netip.Prefix) bool { return n.Contains(c.Address) })
 }
 
+// An ancestry is the management groups over each subscription and management group,
+// the nearest first.
+type ancestry map[ref.Scope][]ref.Scope
+
 // scopes goes through the scopes that cover s, from the widest, until see says
 // no. They are the prefixes of s that end before a "/", because scopes are ids;
 // beside a subscription and a management group stand the groups that they are in.
-func (h *Held) scopes(s ref.Scope, see func(ref.Scope) bool) {
+func (above ancestry) scopes(s ref.Scope, see func(ref.Scope) bool) {
 	if !see(ref.Everything) || s == ref.Everything {
 		return
 	}
@@ -102,7 +106,7 @@ func (h *Held) scopes(s ref.Scope, see func(ref.Scope) bool) {
 		if i < len(s) && (s[i] != '/' || i >= tree) {
 			continue
 		}
-		for _, group := range h.above[s[:i]] {
+		for _, group := range above[s[:i]] {
 			if !see(group) {
 				return
 			}
@@ -123,7 +127,7 @@ func (h *Held) decide(q *question) Decision {
 	}
 	q.locations = h.locations
 	d := Decision{Reason: Unassigned}
-	h.scopes(n.Scope, func(s ref.Scope) bool {
+	h.above.scopes(n.Scope, func(s ref.Scope) bool {
 		for _, a := range h.deny[s] {
 			if a.denies(q) {
 				d = Decision{Reason: Denied, Rule: a.Name}
@@ -138,7 +142,7 @@ func (h *Held) decide(q *question) Decision {
 	if !d.Allowed || h.rules == nil {
 		return d
 	}
-	h.scopes(n.Scope, func(s ref.Scope) bool {
+	h.above.scopes(n.Scope, func(s ref.Scope) bool {
 		for _, r := range h.rules[s] {
 			switch {
 			case !slices.ContainsFunc(r.actions, n.named) || q.met(r.require):
@@ -219,7 +223,7 @@ func (h *Held) some(s ref.Scope, is func(*Assignment) bool) bool {
 		return false
 	}
 	found := false
-	h.scopes(s, func(at ref.Scope) bool {
+	h.above.scopes(s, func(at ref.Scope) bool {
 		found = slices.ContainsFunc(h.allow[at], is)
 		return !found
 	})

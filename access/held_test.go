@@ -208,7 +208,7 @@ func TestManagementGroupsCoverWhatLiesInThem(t *testing.T) {
 	subscription := ref.Subscription("00000000-0000-0000-0000-000000000001").Scope()
 	for scope, want := range map[ref.Scope]bool{groups + "inner": true, groups + "outer": true, groups + "other": false, groups + "inn": false} {
 		held := NewHeld(Assignment{Principal: "u1", Role: PullRole, Scope: scope})
-		held.above = map[ref.Scope][]ref.Scope{subscription: {groups + "inner", groups + "outer"}, groups + "inner": {groups + "outer"}}
+		held.above = ancestry{subscription: {groups + "inner", groups + "outer"}, groups + "inner": {groups + "outer"}}
 		for _, n := range []Need{{Action: ContentRead, Scope: at("team/api")}, {Action: CatalogRead, Scope: shop.Scope()}} {
 			if got := Decide(someone, held, n, now); got.Allowed != want {
 				t.Errorf("%s, %s: %+v", scope, n.Scope, got)
@@ -375,7 +375,7 @@ func TestScopesThatCoverAreFound(t *testing.T) {
 	h := &Held{}
 	for _, s := range all {
 		var way []ref.Scope
-		h.scopes(s, func(up ref.Scope) bool {
+		h.above.scopes(s, func(up ref.Scope) bool {
 			if slices.Contains(way, up) {
 				t.Errorf("%s is twice on the way from %s", up, s)
 			}

@@ -22,7 +22,7 @@ type laws struct {
 	denials   []Assignment    // one for each principal that a denial names
 	rules     []law
 	locations []location
-	above     map[ref.Scope][]ref.Scope
+	above     ancestry
 }
 
 // A law is a conditional-access rule with whom it is for.
@@ -33,7 +33,7 @@ type law struct {
 }
 
 func (s *Store) loadLaws(ctx context.Context) (*laws, error) {
-	l := &laws{roles: map[string]Role{}, above: map[ref.Scope][]ref.Scope{}}
+	l := &laws{roles: map[string]Role{}, above: ancestry{}}
 	parents := map[string]ref.ID{}
 	for _, read := range []struct {
 		typ string
@@ -119,7 +119,7 @@ func (l *laws) of(p *identity.Principal) *Held {
 func (s *Store) assigned(ctx context.Context, r Registry, p identity.Principal, l *laws) ([]Assignment, error) {
 	q := resource.Query{Type: AssignmentType, Holders: append([]string{p.ID}, p.Groups...)}
 	if r.ID != "" {
-		(&Held{above: l.above}).scopes(r.ID.Scope(), func(at ref.Scope) bool {
+		l.above.scopes(r.ID.Scope(), func(at ref.Scope) bool {
 			q.Under = append(q.Under, assignmentsAt(at))
 			return true
 		})
@@ -155,7 +155,7 @@ func (l *laws) role(guid string) (Role, bool) {
 // assignable reports whether the role may be assigned at the scope.
 func (l *laws) assignable(r Role, at ref.Scope) bool {
 	ok := r.Scopes == nil
-	(&Held{above: l.above}).scopes(at, func(s ref.Scope) bool {
+	l.above.scopes(at, func(s ref.Scope) bool {
 		for _, a := range r.Scopes {
 			ok = ok || a == s
 		}
@@ -219,11 +219,11 @@ func denial(doc resource.Resource) ([]Assignment, error) {
 }
 
 // principal is the id that is meant; Azure has a GUID of zeros for everybody.
-func (h Holder) principal() string {
-	if h.ID == identity.RefreshUser {
+func (n Named) principal() string {
+	if n.ID == identity.RefreshUser {
 		return Everybody
 	}
-	return strings.ToLower(h.ID)
+	return strings.ToLower(n.ID)
 }
 
 func locationOf(doc resource.Resource) (location, error) {

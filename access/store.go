@@ -216,10 +216,6 @@ func (s *Store) record(ctx context.Context, tx *db.Tx, g Grant, a Action, id ref
 	return s.Ledger.Append(ctx, tx, e)
 }
 
-func badName(kind string) error {
-	return fault.New(fault.BadRequest, "the name of a %s has 1 to 64 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit", kind)
-}
-
 // exists makes the Conflict of a creation whose name is taken.
 func exists(ifMatch string, err error, kind, name string) error {
 	if ifMatch == resource.Absent && fault.Of(err) == fault.Stale {

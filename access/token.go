@@ -83,8 +83,8 @@ func (s *Store) PutScopeMap(ctx context.Context, g Grant, name, description stri
 	if err := g.Allows(ScopeMapWrite, id.Scope()); err != nil {
 		return ScopeMap{}, err
 	}
-	if !identity.ValidName(name) {
-		return ScopeMap{}, badName("scope map")
+	if err := identity.CheckName("scope map", name); err != nil {
+		return ScopeMap{}, err
 	}
 	if len(actions) > maxMapped || len(description) > 256 {
 		return ScopeMap{}, fault.New(fault.BadRequest, "a scope map has at most %d actions and 256 characters of description", maxMapped)
@@ -172,8 +172,8 @@ func (s *Store) PutToken(ctx context.Context, g Grant, name string, scopeMap ref
 	if err := g.Allows(TokenWrite, id.Scope()); err != nil {
 		return Token{}, err
 	}
-	if !identity.ValidName(name) {
-		return Token{}, badName("token")
+	if err := identity.CheckName("token", name); err != nil {
+		return Token{}, err
 	}
 	p := identity.TokenProperties{ScopeMapID: scopeMap, Status: status}
 	if p.Status == "" {

@@ -56,10 +56,6 @@ func checkText(what, text string) error {
 	return nil
 }
 
-func badName(kind string) error {
-	return fault.New(fault.BadRequest, "the name of a %s has 1 to 64 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit", kind)
-}
-
 func absent(kind string) error { return fault.New(fault.NotFound, "there is no %s of this name", kind) }
 
 // A kind is a type of the directory's documents, and how people call it.

@@ -1,8 +1,8 @@
 package directory
 
 import (
+	"cmp"
 	"context"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -65,13 +65,13 @@ func (s *Store) PutFederatedCredential(ctx context.Context, g access.Grant, id r
 	if err := g.Allows(row.write, id.Scope()); err != nil {
 		return FederatedCredential{}, err
 	}
-	if !identity.ValidName(id.Name()) {
-		return FederatedCredential{}, badName(row.kind.called)
+	if err := identity.CheckName(row.kind.called, id.Name()); err != nil {
+		return FederatedCredential{}, err
 	}
 	if len(p.Audiences) == 0 {
 		p.Audiences = []string{Audience}
 	}
-	if err := checkFederated(p); err != nil {
+	if err := cmp.Or(p.Check(), checkText("description", p.Description)); err != nil {
 		return FederatedCredential{}, err
 	}
 	doc := resource.Resource{ID: id, Type: row.kind.typ}
@@ -105,37 +105,6 @@ func (s *Store) PutFederatedCredential(ctx context.Context, g access.Grant, id r
 		return FederatedCredential{}, err
 	}
 	return s.federated(ctx, doc)
-}
-
-// checkFederated refuses what no token could match, and what could match more than
-// it says: nothing here is a pattern.
-func checkFederated(p identity.FederatedCredentialProperties) error {
-	u, err := url.Parse(p.Issuer)
-	if err != nil || len(p.Issuer) > maxValue || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !plain(p.Issuer) {
-		return fault.New(fault.BadRequest, "the issuer is an https URL without query and fragment, as the tokens have it in iss")
-	}
-	if p.Subject == "" || !plain(p.Subject) {
-		return fault.New(fault.BadRequest, "the subject is the sub of the token, of at most %d printable characters", maxValue)
-	}
-	if len(p.Audiences) > maxAudiences {
-		return fault.New(fault.BadRequest, "a federated credential has at most %d audiences", maxAudiences)
-	}
-	for _, a := range p.Audiences {
-		if a == "" || !plain(a) {
-			return fault.New(fault.BadRequest, "an audience is one that the token has in aud, of at most %d printable characters", maxValue)
-		}
-	}
-	return checkText("description", p.Description)
-}
-
-// Bounds of a federated credential.
-const (
-	maxValue     = 600
-	maxAudiences = 10
-)
-
-func plain(s string) bool {
-	return len(s) <= maxValue && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 // FederatedCredential reads one federated credential.

@@ -40,8 +40,8 @@ func (s *Store) PutIssuer(ctx context.Context, g access.Grant, name string, p id
 	if err := g.Allows(access.IssuerWrite, id.Scope()); err != nil {
 		return nil, err
 	}
-	if !identity.ValidName(name) {
-		return nil, badName("issuer")
+	if err := identity.CheckName("issuer", name); err != nil {
+		return nil, err
 	}
 	if p.Status == "" {
 		p.Status = identity.EnabledStatus

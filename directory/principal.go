@@ -47,8 +47,8 @@ const allServicePrincipals = ref.ID("/providers/" + identity.ServicePrincipalTyp
 // PutServicePrincipal creates or changes a service principal, if ifMatch holds. A
 // new one gets its client id, and nothing yet to prove itself with.
 func (s *Store) PutServicePrincipal(ctx context.Context, g access.Grant, name string, set ServicePrincipalSettings, ifMatch string) (ServicePrincipal, error) {
-	if !identity.ValidName(name) {
-		return ServicePrincipal{}, badName("service principal")
+	if err := identity.CheckName("service principal", name); err != nil {
+		return ServicePrincipal{}, err
 	}
 	if err := set.check(); err != nil {
 		return ServicePrincipal{}, err

@@ -35,8 +35,8 @@ func (s *Store) CreateUser(ctx context.Context, g access.Grant, name string) (id
 	if err := g.Allows(access.UserWrite, id.Scope()); err != nil {
 		return identity.Password{}, resource.Resource{}, err
 	}
-	if !identity.ValidName(name) {
-		return identity.Password{}, resource.Resource{}, badName("user")
+	if err := identity.CheckName("user", name); err != nil {
+		return identity.Password{}, resource.Resource{}, err
 	}
 	password, err := s.Identity.NewPassword(ctx, h, identity.PasswordNames[0], time.Time{})
 	if err != nil {
@@ -88,8 +88,8 @@ func (s *Store) PutUser(ctx context.Context, g access.Grant, name string, p iden
 	if err := g.Allows(access.UserWrite, id.Scope()); err != nil {
 		return User{}, err
 	}
-	if !identity.ValidName(name) {
-		return User{}, badName("user")
+	if err := identity.CheckName("user", name); err != nil {
+		return User{}, err
 	}
 	if err := checkStatus(&p.Status); err != nil {
 		return User{}, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"breakwater/fault"
@@ -63,6 +64,26 @@ type FederatedCredentialProperties struct {
 	Subject     string   `json:"subject"`   // sub of the token
 	Audiences   []string `json:"audiences"` // aud of the token is one of them
 	Description string   `json:"description,omitempty"`
+}
+
+// maxFederatedAudiences bounds the audiences of a federated credential.
+const maxFederatedAudiences = 10
+
+// Check refuses what no token could match, and what could match more than it says:
+// nothing here is a pattern.
+func (p *FederatedCredentialProperties) Check() error {
+	said := func(s string) bool { return s != "" && len(s) <= maxSubject && !hasControl(s) }
+	switch {
+	case !validIssuer(p.Issuer):
+		return fault.New(fault.BadRequest, "the issuer is an https URL without query and fragment, as the tokens have it in iss")
+	case !said(p.Subject):
+		return fault.New(fault.BadRequest, "the subject is the sub of the token, of at most %d printable characters", maxSubject)
+	case len(p.Audiences) > maxFederatedAudiences:
+		return fault.New(fault.BadRequest, "a federated credential has at most %d audiences", maxFederatedAudiences)
+	case slices.ContainsFunc(p.Audiences, func(a string) bool { return !said(a) }):
+		return fault.New(fault.BadRequest, "an audience is one that the token has in aud, of at most %d printable characters", maxSubject)
+	}
+	return nil
 }
 
 // A Client is an application that has a client id.

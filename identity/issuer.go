@@ -101,7 +101,7 @@ const (
 // Check refuses what could be read in two ways, or would believe anybody.
 func (p *IssuerProperties) Check() error {
 	bad := func(format string, args ...any) error { return fault.New(fault.BadRequest, format, args...) }
-	if u, err := secureURL(p.Issuer); err != nil || u.RawQuery != "" || u.ForceQuery || !plain(p.Issuer) || strings.ContainsAny(p.Issuer, "#?\\ ") {
+	if !validIssuer(p.Issuer) {
 		return bad("issuer is the https URL that stands in the iss claim of its tokens")
 	}
 	if len(p.Audiences) == 0 || len(p.Audiences) > maxAudiences || !eachOnce(p.Audiences) {
@@ -175,6 +175,13 @@ func (p *IssuerProperties) Check() error {
 		}
 	}
 	return nil
+}
+
+// validIssuer reports whether the text can be the iss of an issuer: an https URL
+// that every program reads alike.
+func validIssuer(text string) bool {
+	_, err := secureURL(text)
+	return err == nil && plain(text) && !strings.ContainsAny(text, "#?\\")
 }
 
 // plain reports whether the text is not empty, not long, and all of it can be seen.

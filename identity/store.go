@@ -104,6 +104,15 @@ func ValidName(s string) bool {
 	return 0 < len(s) && len(s) <= 64
 }
 
+// CheckName refuses a name that is not valid, in words for whoever gave it; what is
+// "user", "scope map" …
+func CheckName(what, name string) error {
+	if !ValidName(name) {
+		return fault.New(fault.BadRequest, "the name of a %s has 1 to 64 letters, digits, '-', '_', '.' or '@', and starts with a letter or digit", what)
+	}
+	return nil
+}
+
 // TokenProperties are the stored properties of a repository token.
 type TokenProperties struct {
 	ScopeMapID ref.ID `json:"scopeMapId"`
