@@ -71,14 +71,9 @@ func descended(p Principal) (descent, error) {
 // again is the principal of d, if it is still who it was, and what it showed is
 // still good.
 func (s *Store) again(ctx context.Context, r Realm, d descent) (Principal, error) {
-	if d.Kind == User || d.Kind == Federated { // who signed in through an application that must still be one
-		if err := s.through(ctx, d.Client); err != nil {
-			return Principal{}, err
-		}
-	}
 	p, err := s.descends(ctx, r, &claims{
 		Subject: d.Name, Kind: d.Kind, Principal: d.ID, Credential: d.Credential, Account: d.Account,
-		Client: d.Client, Groups: d.Groups, Authentication: d.How,
+		Client: d.Client, Through: d.Kind == User || d.Kind == Federated, Groups: d.Groups, Authentication: d.How,
 	})
 	if err == nil && (p.ID != d.ID || p.Kind != d.Kind) {
 		err = refused()

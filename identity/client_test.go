@@ -742,6 +742,38 @@ func TestARegistryTokenEndsWithTheApplicationThatItsUserSignedInThrough(t *testi
 	w.unknown(shop, bearer, "the application is deleted")
 }
 
+// The client of somebody from elsewhere may be one that only the issuer knows; but
+// who signed in here, through one of our applications, goes with it as well.
+func TestARegistryTokenOfSomebodyFromElsewhereEndsWithTheApplication(t *testing.T) {
+	w, i := open(t, dbtest.SQLite(t)), identitytest.GitHub(t)
+	w.trust("hub", trusting(i))
+	client := ref.NewGUID()
+	w.application("app", client)
+	app := func(status string) {
+		w.document(ServicePrincipalID("app"), ServicePrincipalType, ServicePrincipalProperties{AppID: client, Status: status, RedirectURIs: []string{back}})
+	}
+	app(EnabledStatus)
+	p := w.known(shop, shows(i.Job("acme/api", "refs/heads/main", audience)))
+	own := w.access(shop, p, pullAPI)
+	text, err := w.NewCode(t.Context(), p, Authorization{Session: Session{Client: client, Scope: audience + "/.default"}, Redirect: back, Challenge: challenge(pkce)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := w.in(AuthorityPlane, Credentials{Method: AuthorizationCode, Name: client, Secret: text, Verifier: pkce, Redirect: back})
+	tokens, err := w.IssueTokens(t.Context(), shop, in, Want{Issuer: "https://localhost:8443/adfs", Audience: audience})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refresh := w.refresh(shop, w.known(shop, shows(string(tokens.Access))))
+	bearer := w.access(shop, w.known(shop, refresh), pullAPI)
+	w.known(shop, bearer)
+	app("disabled")
+	for _, c := range []Credentials{shows(string(tokens.Access)), refresh, bearer} {
+		w.unknown(shop, c, "the application is disabled")
+	}
+	w.known(shop, own)
+}
+
 func TestLastUseIsWrittenNowAndThen(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		w := open(t, d)

@@ -323,7 +323,7 @@ func (s *Store) federated(ctx context.Context, c *claims) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
-	return Principal{ID: c.Principal, Kind: Federated, Name: c.Subject, Account: i.ID, Client: c.Client, Groups: c.Groups,
+	return Principal{ID: c.Principal, Kind: Federated, Name: c.Subject, Account: i.ID, Client: c.Client, Through: c.Through, Groups: c.Groups,
 		Credential: c.Credential, Authentication: c.Authentication}, nil
 }
 

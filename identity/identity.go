@@ -41,6 +41,7 @@ type Principal struct {
 	Account    ref.ID    // the account's document; for the admin user its registry, for the federated their issuer
 	Registry   string    // UID of the one registry where a token or admin user exists; "" elsewhere
 	Client     string    // client id of the application, its own or the one it signed in through; "" if none
+	Through    bool      // … and it did, at this server's authority: it must still be one of its applications
 	Groups     []string  // ids of the groups that it was in when it signed in, sorted
 	Credential string    // what was shown, or what the shown token descends from: a password, a certificate, an issuer …
 	Until      time.Time // when that credential ends; zero for never

@@ -257,6 +257,12 @@ func TestGuessesNeverReachTheSlowHash(t *testing.T) {
 	w.hashing <- struct{}{}
 	w.hashing <- struct{}{}
 	w.known(shop, c)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	c.Name = "oWnEr"
+	if _, err := w.Authenticate(ctx, shop, ContentPlane, c, here); err != nil {
+		t.Errorf("each spelling of a name is hashed anew: %v", err)
+	}
 }
 
 func TestManyAtOnceAreHashedOnce(t *testing.T) {

@@ -270,7 +270,11 @@ func ParseUserCode(typed string) string {
 // NewDevice lets a device wait. The device shows the secret, a person types the
 // other code.
 func (s *Store) NewDevice(ctx context.Context, d Device, from network.Origin) (Secret, string, error) {
-	if wait := max(s.devices.take(neighbourhood(from.Addr), 30, 2*time.Second), s.waiting.take(struct{}{}, 1000, 100*time.Millisecond)); wait > 0 {
+	wait := s.devices.take(neighbourhood(from.Addr), 30, 2*time.Second)
+	if wait == 0 { // who is refused takes nothing from the others
+		wait = s.waiting.take(struct{}{}, 1000, 100*time.Millisecond)
+	}
+	if wait > 0 {
 		return "", "", fault.New(fault.TooManyRequests, "too many devices wait for a sign-in; try again").After(wait)
 	}
 	d.From, d.Asked = from.Addr, time.Now().UTC().Truncate(time.Second)
@@ -387,10 +391,11 @@ func (s *Store) device(ctx context.Context, r Realm, c Credentials) (Principal, 
 type family struct {
 	Session
 	Descent descent   `json:"descent"`
-	Turn    uint32    `json:"turn"`   // of the newest token
-	Turned  time.Time `json:"turned"` // when it was first given out
-	Since   time.Time `json:"since"`  // of the sign-in
-	Ends    time.Time `json:"ends"`   // whatever happens
+	Turn    uint32    `json:"turn"`           // of the newest token
+	Turned  time.Time `json:"turned"`         // when it was first given out
+	Since   time.Time `json:"since"`          // of the sign-in
+	Ends    time.Time `json:"ends"`           // whatever happens
+	Over    bool      `json:"over,omitempty"` // one of its secrets was shown twice: it gives nothing any more
 }
 
 // refreshText is a refresh token.
@@ -428,6 +433,10 @@ func (s *Store) refreshed(ctx context.Context, r Realm, c Credentials, from netw
 		if ok, err = lockRow(ctx, tx, s.rowID(familyRow, secret), familyRow, &f); err != nil || !ok {
 			return err
 		}
+		if f.Over {
+			ok = false
+			return nil
+		}
 		ok = turn == f.Turn || turn+1 == f.Turn && time.Since(f.Turned) <= refreshGrace
 		if !ok {
 			return s.endFamily(ctx, tx, s.rowID(familyRow, secret), f.Descent, "refresh token", from)
@@ -444,11 +453,15 @@ func (s *Store) refreshed(ctx context.Context, r Realm, c Credentials, from netw
 	return s.resumed(ctx, r, f.Descent, f.Session)
 }
 
-// endFamily forgets the refresh tokens of a sign-in because one of its secrets was
-// shown twice, and says so.
+// endFamily ends the refresh tokens of a sign-in because one of its secrets was
+// shown twice, and says so. Those that are not made yet will not be: whoever was
+// first may be on its way to them.
 func (s *Store) endFamily(ctx context.Context, tx *db.Tx, id string, d descent, what string, from network.Origin) error {
-	n, err := tx.Exec(ctx, `DELETE FROM signin WHERE id = $1`, id)
-	if err != nil || n == 0 {
+	var f family
+	if ok, err := lockRow(ctx, tx, id, familyRow, &f); err != nil || ok && f.Over {
+		return err
+	}
+	if err := putRow(ctx, tx, id, familyRow, time.Now().Add(TokenLife), family{Over: true}); err != nil {
 		return err
 	}
 	return s.o.Ledger.Append(ctx, tx, ledger.Event{
@@ -468,7 +481,7 @@ func (s *Store) next(ctx context.Context, d descent, in *Session) (Secret, error
 		switch {
 		case err != nil:
 			return err
-		case !ok && in.turn > 0:
+		case !ok && in.turn > 0, f.Over:
 			return spent() // it has just ended
 		case !ok:
 			last := refreshLast

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"breakwater/db/dbtest"
 	"breakwater/fault"
 	"breakwater/ledger"
+	"breakwater/network"
 )
 
 const (
@@ -179,12 +181,18 @@ func TestACodeWorksOnceAndAReplayEndsWhatItGave(t *testing.T) {
 		if len(in) != 1 {
 			t.Fatalf("%d came in with one code", len(in))
 		}
-		// Whoever showed it again did so before there were tokens. Now there are.
+		// Whoever showed it again did so before there were tokens: there will be none.
+		if _, err := w.IssueTokens(t.Context(), shop, in[0], Want{Audience: arm, Refresh: true}); fault.Of(err) != fault.Unauthenticated {
+			t.Errorf("a code that was shown eight times gives tokens: %v", err)
+		}
+		if w.replays() != 1 {
+			t.Errorf("%d replays are recorded", w.replays())
+		}
 		c = w.code(p)
 		tokens := w.tokens(w.in(AuthorityPlane, c))
 		w.not(AuthorityPlane, c, "the code was shown before")
 		w.not(AuthorityPlane, again(tokens.Refresh), "a code was shown twice, so its refresh tokens ended")
-		if w.replays() != 1 {
+		if w.replays() != 2 {
 			t.Errorf("%d replays are recorded", w.replays())
 		}
 		for why, change := range map[string]func(*Credentials){
@@ -559,4 +567,23 @@ func FuzzUserCode(f *testing.F) {
 			t.Fatalf("%q is read as %q", typed, code)
 		}
 	})
+}
+
+// An address that may not ask for more devices takes nothing from the others.
+func TestOneAddressKeepsNobodyFromDeviceSignIn(t *testing.T) {
+	w := open(t, dbtest.SQLite(t))
+	refused := 0
+	for range 1200 {
+		if _, _, err := w.NewDevice(t.Context(), Device{Client: AzureCLI}, here); fault.Of(err) == fault.TooManyRequests {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused < 1100 {
+		t.Errorf("one address had %d devices", 1200-refused)
+	}
+	if _, _, err := w.NewDevice(t.Context(), Device{Client: AzureCLI}, network.Origin{Addr: netip.MustParseAddr("198.51.100.7")}); err != nil {
+		t.Errorf("another address: %v", err)
+	}
 }

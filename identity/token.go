@@ -46,6 +46,7 @@ type claims struct {
 	Credential  string      `json:"credential,omitempty"` // what was shown
 	Account     ref.ID      `json:"account,omitempty"`    // the issuer of the federated
 	Client      string      `json:"client,omitempty"`
+	Through     bool        `json:"through,omitempty"` // Client is an application of ours
 	Groups      []string    `json:"groups,omitempty"`
 	Key         string      `json:"-"` // kid of the header
 
@@ -86,7 +87,7 @@ func (s *Store) issue(ctx context.Context, r Realm, p Principal, grant string, l
 		Issuer: issuer, Audience: r.Service, Version: "1.0", Tenant: s.o.Tenant, Grant: grant, Access: access,
 		Permissions: permissions{[]string{}, []string{}}, Roles: []string{},
 		Registry: r.UID, Kind: p.Kind, Principal: p.ID, Credential: p.Credential,
-		Client: p.Client, Groups: p.Groups, Authentication: p.Authentication,
+		Client: p.Client, Through: p.Through, Groups: p.Groups, Authentication: p.Authentication,
 	}
 	if p.Kind == Federated {
 		c.Account = p.Account
@@ -128,7 +129,7 @@ func (s *Store) token(ctx context.Context, r Realm, text, grant string) (Princip
 // descends is the principal that the claims name, if it still is who it was, and
 // what it showed then is still good.
 func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, error) {
-	if c.Kind == User && c.Client != "" { // the client of the federated may be one of their issuer's
+	if c.Kind == User && c.Client != "" || c.Through { // else the client of the federated is one of their issuer's
 		if err := s.through(ctx, c.Client); err != nil {
 			return Principal{}, err
 		}
@@ -156,7 +157,7 @@ func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, er
 	if err != nil || a.ID != c.Principal {
 		return Principal{}, refused()
 	}
-	p.Client, p.Groups, p.Authentication = c.Client, c.Groups, c.Authentication
+	p.Client, p.Through, p.Groups, p.Authentication = c.Client, c.Through, c.Groups, c.Authentication
 	return p, nil
 }
 
