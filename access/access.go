@@ -4,9 +4,9 @@
 // A permission is an assignment: principal, actions, scope, condition, until. The
 // actions of repository tokens, of the admin user and of anonymous callers are
 // assignments too. Denials override them, and conditional-access rules refuse what
-// is done in another way than they require. Decide is the one place that says yes; it has no memory and reads nothing.
-// A Grant carries who was let in, and the domain asks it on the first line of
-// every operation.
+// is done in another way than they require. Decide is the one place that says yes;
+// it has no memory and reads nothing. A Grant carries who was let in, and the domain
+// asks it on the first line of every operation.
 package access
 
 import (
