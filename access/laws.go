@@ -220,7 +220,7 @@ func denial(doc resource.Resource) ([]Assignment, error) {
 
 // principal is the id that is meant; Azure has a GUID of zeros for everybody.
 func (n Named) principal() string {
-	if n.ID == identity.RefreshUser {
+	if n.ID == ref.NoGUID {
 		return Everybody
 	}
 	return strings.ToLower(n.ID)

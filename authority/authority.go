@@ -17,6 +17,7 @@ import (
 	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ledger"
+	"breakwater/ref"
 	"breakwater/registry"
 )
 
@@ -99,7 +100,7 @@ func (a *API) Serves(path string) bool {
 	case "adfs", "common", "organizations", "devicelogin", "signin":
 		return true
 	}
-	return len(first) == len(identity.Portal) && first[8] == '-'
+	return ref.IsGUID(first) // of a tenant
 }
 
 // A place is where a request came in: the authority has two forms, and clients

@@ -232,7 +232,7 @@ func (a *API) may(r identity.Realm, p identity.Principal, grant grant, asked sco
 }
 
 func unknownAudience(audience string) error {
-	return problem(invalidResource, "the resource %.200q is not known here", audience)
+	return problem(invalidResource, "the resource %.200q is not known here; this server has %s for registries and https://management.azure.com for the control plane", audience, identity.RegistryAudience)
 }
 
 // A scope is what the parameter of that name asks for.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"breakwater/fault"
+	"breakwater/ref"
 )
 
 // Limits of what a caller may show, in bytes.
@@ -18,7 +19,7 @@ const (
 )
 
 // RefreshUser is the user name that says "the password is a refresh token".
-const RefreshUser = "00000000-0000-0000-0000-000000000000"
+const RefreshUser = ref.NoGUID
 
 // A Secret is text that proves something. It does not print itself.
 type Secret string

@@ -5,6 +5,9 @@ import (
 	"encoding/hex"
 )
 
+// NoGUID is the GUID of nothing in particular.
+const NoGUID = "00000000-0000-0000-0000-000000000000"
+
 // NewGUID makes a random GUID (RFC 9562, version 4).
 func NewGUID() string {
 	var b [16]byte
