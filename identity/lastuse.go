@@ -16,10 +16,10 @@ const (
 	useKept  = 2 * 365 * 24 * time.Hour
 )
 
-// uses says that a credential has just proved somebody, itself or by a token that
+// noteUse says that a credential has just proved somebody, itself or by a token that
 // descends from it. It is written now and then, so that it costs a request
 // nothing; and a database that cannot take it keeps nobody out.
-func (s *Store) uses(ctx context.Context, credential string) {
+func (s *Store) noteUse(ctx context.Context, credential string) {
 	if credential == "" || credential == hostCredential {
 		return
 	}

@@ -73,6 +73,8 @@ const (
 	deviceRow = "device"
 	userRow   = "user" // what a person types, for a device
 	familyRow = "refresh"
+
+	assertionRow = "assertion" // one that a client has shown
 )
 
 // rowID is what the table knows of a secret. It is made with a key, because what

@@ -66,7 +66,7 @@ func New(o Options) (*Store, error) {
 		return nil, errors.New("identity: an option is missing")
 	}
 	if o.Tenant == "" {
-		o.Tenant = RefreshUser
+		o.Tenant = ref.NoGUID
 	}
 	if o.Rotate == 0 {
 		o.Rotate = 30 * 24 * time.Hour
@@ -143,7 +143,7 @@ func (s *Store) Authenticate(ctx context.Context, r Realm, at Plane, c Credentia
 		err = refused()
 	}
 	if err == nil {
-		s.uses(ctx, p.Credential)
+		s.noteUse(ctx, p.Credential)
 		return p, nil
 	}
 	// A token cannot be guessed, and many callers show one that has ended.
