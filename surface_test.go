@@ -62,9 +62,10 @@ var open = map[string]string{
 	"GET /subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries": "has what the caller may see",
 }
 
-// Routes whose DELETE takes away nothing that others could read.
+// Routes that take away or change less than their method says.
 var harmless = map[string]string{
-	"DELETE /v2/{name}/blobs/uploads/{session}": "cancels an upload of one's own",
+	"DELETE /v2/{name}/blobs/uploads/{session}":              "cancels an upload of one's own",
+	"POST /providers/Breakwater.Identity/issuers/{}/resolve": "computes an id from what was sent",
 }
 
 // Every route needs a right, or is named as open; no route is there twice.
@@ -104,7 +105,7 @@ func TestDeletingIsARightOfItsOwn(t *testing.T) {
 			t.Errorf("%s needs %s", name, r.Action)
 		case (r.Method == "GET" || r.Method == "HEAD") && writes && r.Operation != "UploadStatus":
 			t.Errorf("%s needs %s to read", name, r.Action)
-		case slices.Contains([]string{"PUT", "POST", "PATCH"}, r.Method) && strings.HasSuffix(r.Action, "/read"):
+		case slices.Contains([]string{"PUT", "POST", "PATCH"}, r.Method) && !ok && strings.HasSuffix(r.Action, "/read"):
 			t.Errorf("%s changes something with %s", name, r.Action)
 		}
 	}
