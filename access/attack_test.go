@@ -128,3 +128,15 @@ func TestNobodyIsLeftWithWhatOnlyAGhostMayDo(t *testing.T) {
 		h.is("excluding an owner who is there", second(h.put(h.as(owner), policy, rule("/", off))), -1)
 	})
 }
+
+// A rule for everybody that is for nobody would be worse than none: Azure's words
+// for everybody are refused, and the message says which word is ours.
+func TestARuleForEverybodyIsNotSilentlyForNobody(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	for _, everybody := range []string{"All", "all", "00000000-0000-0000-0000-000000000000"} {
+		for _, of := range []Included{{Include: []string{everybody}}, {Include: []string{"p"}, Exclude: []string{everybody}}} {
+			_, err := h.put(h.as(owner), on(everywhere, PolicyType, "r"), PolicyProperties{State: RuleReports, Actions: []string{"*"}, Require: "false", Principals: of})
+			h.is("a rule for "+everybody, err, fault.BadRequest)
+		}
+	}
+}

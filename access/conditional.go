@@ -66,8 +66,10 @@ func checkPolicy(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 		return err
 	}
 	p.Scope = cmp.Or(p.Scope, "/")
-	valid := func(ids []string) bool {
-		return len(ids) <= 500 && !slices.ContainsFunc(ids, func(s string) bool { return !validPrincipal(s) })
+	valid := func(ids []string) bool { // Azure's words for everybody would be nobody's id here
+		return len(ids) <= 500 && !slices.ContainsFunc(ids, func(s string) bool {
+			return !validPrincipal(s) || strings.EqualFold(s, "All") || s == identity.RefreshUser
+		})
 	}
 	switch {
 	case len(p.DisplayName) > 256 || len(p.Description) > 1024:
