@@ -58,7 +58,11 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	}
 	if c.next == nil {
 		c.more["principal"], c.more["role"] = was.Principal, was.Role
-		was.PrincipalType = c.accounts[was.Principal].typ
+		of, err := s.account(ctx, tx, was.Principal)
+		if err != nil {
+			return err
+		}
+		was.PrincipalType = of.typ
 		return g.allowsAssignment(RoleAssignmentDelete, &was)
 	}
 	var p AssignmentProperties
@@ -69,8 +73,13 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	if named, err := RoleByName(p.RoleDefinitionID); !known && err == nil {
 		r, known = named, true
 	}
-	next := Assignment{Principal: strings.ToLower(p.PrincipalID), Role: r.ID, Scope: c.scope}
-	next.PrincipalType = c.accounts[next.Principal].typ // what the caller says of it proves nothing
+	to := strings.ToLower(p.PrincipalID)
+	of, err := s.account(ctx, tx, to)
+	if err != nil {
+		return err
+	}
+	// What the caller says of its type proves nothing.
+	next := Assignment{Principal: to, PrincipalType: of.typ, Role: r.ID, Scope: c.scope}
 	if err := g.allowsAssignment(RoleAssignmentWrite, &next); err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ func (h *house) account(id ref.ID, typ, status string) string {
 	h.ok(err)
 	var made resource.Resource
 	h.ok(h.DB.Write(h.t.Context(), func(tx *db.Tx) (err error) {
-		made, err = h.Documents.Put(h.t.Context(), tx, resource.Resource{ID: id, Type: typ, Properties: properties}, resource.Any)
+		made, err = h.Documents.Put(h.t.Context(), tx, resource.Resource{ID: id, Type: typ, Holder: resource.Itself, Properties: properties}, resource.Any)
 		return err
 	}))
 	return made.System.UID

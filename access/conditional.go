@@ -162,8 +162,12 @@ func (s *Store) undoable(ctx context.Context, tx *db.Tx, c *change) error {
 		}
 	}
 	for _, doc := range owners {
-		if a, err := assignment(doc); err == nil && a.owns() && c.lives(a.Principal) && l.spare(&identity.Principal{ID: a.Principal}) {
-			return nil
+		a, err := assignment(doc)
+		if err != nil || !a.owns() || !l.spare(&identity.Principal{ID: a.Principal}) {
+			continue
+		}
+		if ok, err := s.lives(ctx, tx, a.Principal); ok || err != nil {
+			return err
 		}
 	}
 	return fault.New(fault.Conflict, "nobody could take this back: exclude somebody who is Owner of everything, without condition or end, from the rules and denials that are for everybody")
@@ -172,9 +176,12 @@ func (s *Store) undoable(ctx context.Context, tx *db.Tx, c *change) error {
 // lives reports whether somebody can come in as that principal: a random id that no
 // enabled account has is nobody's, and never will be. Whom an issuer vouches for
 // has a derived id, of which nothing more is known here.
-func (c *change) lives(principal string) bool {
-	random := ref.IsGUID(principal) && principal[14] == '4'
-	return !random || c.accounts[principal].enabled
+func (s *Store) lives(ctx context.Context, tx *db.Tx, principal string) (bool, error) {
+	if !ref.IsGUID(principal) || principal[14] != '4' {
+		return true, nil
+	}
+	of, err := s.account(ctx, tx, principal)
+	return of.enabled, err
 }
 
 // owns reports whether a is everything, for everything and for ever.

@@ -55,7 +55,6 @@ type change struct {
 	scope     ref.Scope
 	was, next *resource.Resource
 	laws      *laws
-	accounts  map[string]account
 	more      map[string]string // for the event
 }
 
@@ -207,16 +206,12 @@ func (s *Store) write(ctx context.Context, g Grant, k *kind, scope ref.Scope, do
 	if err != nil {
 		return made, err
 	}
-	accounts, err := s.accountsFor(ctx, k)
-	if err != nil {
-		return made, err
-	}
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := s.Documents.Lock(ctx, tx); err != nil {
 			return err
 		}
 		next := doc
-		c := &change{id: doc.ID, scope: scope, next: &next, laws: l, accounts: accounts, more: map[string]string{}}
+		c := &change{id: doc.ID, scope: scope, next: &next, laws: l, more: map[string]string{}}
 		if was, err := s.Documents.GetTx(ctx, tx, doc.ID); err == nil {
 			c.was = &was
 		} else if gone(err) != nil {
@@ -252,10 +247,6 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 	if err != nil {
 		return resource.Resource{}, err
 	}
-	accounts, err := s.accountsFor(ctx, k)
-	if err != nil {
-		return resource.Resource{}, err
-	}
 	var was resource.Resource
 	err = s.DB.Write(ctx, func(tx *db.Tx) error {
 		err := s.Documents.Lock(ctx, tx)
@@ -269,7 +260,7 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 		if err = typed(was, k.typ, err); err != nil {
 			return err
 		}
-		c := &change{id: at, scope: scope, was: &was, accounts: accounts, more: map[string]string{}}
+		c := &change{id: at, scope: scope, was: &was, more: map[string]string{}}
 		if err := k.check(ctx, s, tx, g, c); err != nil {
 			return err
 		}

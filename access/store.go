@@ -26,9 +26,8 @@ type Store struct {
 	Ledger    *ledger.Ledger
 	Identity  *identity.Store
 
-	held     resource.Cache[holding, *Held]
-	laws     resource.Cache[struct{}, *laws]
-	accounts resource.Cache[struct{}, map[string]account]
+	held resource.Cache[holding, *Held]
+	laws resource.Cache[struct{}, *laws]
 }
 
 // An account is a principal of this server's directory, as far as it matters who
@@ -38,31 +37,24 @@ type account struct {
 	enabled bool
 }
 
-// accountsFor is every account by the id of its principal, for a change of a
-// document that is about principals.
-func (s *Store) accountsFor(ctx context.Context, k *kind) (map[string]account, error) {
-	if k.typ != AssignmentType && k.typ != DenyAssignmentType && k.typ != PolicyType {
-		return nil, nil
-	}
-	return s.accounts.Get(ctx, s.Documents, struct{}{}, func(ctx context.Context) (map[string]account, error) {
-		all := map[string]account{}
-		for typ, called := range map[string]string{
-			identity.UserType: "User", identity.ServicePrincipalType: "ServicePrincipal", identity.ManagedIdentityType: "ServicePrincipal",
-		} {
-			docs, err := s.Documents.List(ctx, "", typ, "", 0)
-			if err != nil {
-				return nil, err
-			}
-			for _, doc := range docs {
-				p, err := parse[identity.UserProperties](doc) // service principals have a status as well
-				if err != nil {
-					return nil, err
-				}
-				all[doc.System.UID] = account{called, typ == identity.ManagedIdentityType || p.Status == identity.EnabledStatus}
-			}
+// account finds who has a principal's id; the zero account if nobody here has.
+func (s *Store) account(ctx context.Context, tx *db.Tx, principal string) (account, error) {
+	for _, row := range accountTypes {
+		docs, err := s.Documents.FindTx(ctx, tx, resource.Query{Type: row.typ, Holders: []string{principal}, Limit: 1})
+		if err != nil {
+			return account{}, err
 		}
-		return all, nil
-	})
+		if len(docs) == 0 {
+			continue
+		}
+		p, err := parse[identity.UserProperties](docs[0]) // service principals have a status as well
+		return account{row.called, row.typ == identity.ManagedIdentityType || p.Status == identity.EnabledStatus}, err
+	}
+	return account{}, nil
+}
+
+var accountTypes = []struct{ typ, called string }{
+	{identity.UserType, "User"}, {identity.ServicePrincipalType, "ServicePrincipal"}, {identity.ManagedIdentityType, "ServicePrincipal"},
 }
 
 // holding is what Held depends on, beside the documents.

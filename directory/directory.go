@@ -143,7 +143,10 @@ func (s *Store) put(ctx context.Context, tx *db.Tx, g access.Grant, doc resource
 	if doc.Properties, err = json.Marshal(p); err != nil {
 		return doc, err
 	}
-	doc.System = g.Modified()
+	switch doc.System = g.Modified(); doc.Type {
+	case identity.UserType, identity.ServicePrincipalType, identity.ManagedIdentityType:
+		doc.Holder = resource.Itself
+	}
 	return s.Documents.Put(ctx, tx, doc, ifMatch)
 }
 

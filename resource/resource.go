@@ -35,10 +35,13 @@ type Resource struct {
 	Location   string            `json:"location,omitempty"`
 	Tags       map[string]string `json:"tags,omitempty"`
 	Etag       string            `json:"-"` // changes with every Put
-	Holder     string            `json:"-"` // whom it is about, to be found by; Put stores it and nothing returns it
+	Holder     string            `json:"-"` // whom it is about, to be found by: a principal's id, or Itself; Put stores it and nothing returns it
 	Properties json.RawMessage   `json:"properties,omitempty"`
 	System     SystemData        `json:"systemData"`
 }
+
+// Itself is the Holder of a document whose UID is the id of a principal.
+const Itself = "itself"
 
 // What a Put or Delete expects to find; any other text is the etag.
 const (
@@ -92,6 +95,9 @@ func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) 
 	} else {
 		system.UID, system.CreatedAt = ref.NewGUID(), now
 		system.CreatedBy, system.CreatedByType = system.LastModifiedBy, system.LastModifiedByType
+	}
+	if r.Holder == Itself {
+		r.Holder = system.UID
 	}
 	r.Etag = strings.ToLower(rand.Text()[:16])
 	return r, put(ctx, tx, r)
