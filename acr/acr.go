@@ -6,8 +6,6 @@ package acr
 
 import (
 	"encoding/json"
-	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"time"
@@ -20,9 +18,6 @@ import (
 	"breakwater/oci"
 	"breakwater/registry"
 )
-
-// maxForm bounds a request for a token. A refresh token is its longest part.
-const maxForm = 64 << 10
 
 // An API answers for one server. It implements gate.Surface.
 type API struct {
@@ -58,11 +53,11 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 	var err error
 	switch r.Method {
 	case http.MethodGet:
-		if form, err = url.ParseQuery(r.URL.RawQuery); err != nil {
-			return gate.Call{}, fault.New(fault.BadRequest, "the query cannot be read").Because(err)
+		if form, err = gate.ParseForm(r.URL.RawQuery, "scope"); err != nil {
+			return gate.Call{}, err
 		}
 	case http.MethodPost:
-		if form, err = readForm(r); err != nil {
+		if form, err = gate.ReadForm(r, "scope"); err != nil {
 			return gate.Call{}, err
 		}
 		shown, err := credentials(form)
@@ -85,7 +80,7 @@ func (a *API) Route(r *http.Request) (gate.Call, error) {
 // and a token says itself whom it is for.
 func (a *API) routeExchange(r *http.Request) (gate.Call, error) {
 	call := gate.Call{Operation: "Exchange", Category: ledger.Login, Read: true, Detail: &ledger.Detail{}}
-	form, err := readForm(r)
+	form, err := gate.ReadForm(r, "scope")
 	if err != nil {
 		return gate.Call{}, err
 	}
@@ -130,29 +125,6 @@ func answer(w http.ResponseWriter, v any) error {
 	w.Header().Set("Cache-Control", "no-store")
 	_, err = w.Write(body)
 	return err
-}
-
-func readForm(r *http.Request) (url.Values, error) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
-		return nil, fault.New(fault.BadRequest, "a request for a token is a form: application/x-www-form-urlencoded")
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxForm+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > maxForm {
-		return nil, fault.New(fault.TooLarge, "a request for a token has at most %d bytes", maxForm)
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, fault.New(fault.BadRequest, "the form cannot be read").Because(err)
-	}
-	for _, name := range []string{"grant_type", "username", "password", "refresh_token", "service", "access_type", "access_token", "tenant"} {
-		if len(form[name]) > 1 {
-			return nil, fault.New(fault.BadRequest, "the field %q may stand in the form once", name)
-		}
-	}
-	return form, nil
 }
 
 // credentials are in the form. A password grant without a user name is how a

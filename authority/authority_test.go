@@ -12,6 +12,7 @@ import (
 
 	"breakwater/db"
 	"breakwater/db/dbtest"
+	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ledger"
 )
@@ -332,7 +333,7 @@ func TestRefusalsAreThoseThatClientsKnow(t *testing.T) {
 			t.Errorf("%s: %d %s", name, res.StatusCode, body)
 		}
 	}
-	big := url.Values{"grant_type": {"refresh_token"}, "client_id": {identity.AzureCLI}, "refresh_token": {strings.Repeat("x", maxForm)}}
+	big := url.Values{"grant_type": {"refresh_token"}, "client_id": {identity.AzureCLI}, "refresh_token": {strings.Repeat("x", gate.MaxForm)}}
 	if status, answer := w.post("/adfs/oauth2/token", big); status != 413 {
 		t.Errorf("%d %v", status, answer)
 	}

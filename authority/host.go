@@ -3,7 +3,6 @@ package authority
 import (
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -51,14 +50,11 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
 	}
 	if r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil || !isAddress(r.Host) {
-		return call, problem(invalidRequest, "this endpoint is for the workloads of this machine, without a proxy between")
+		return call, invalidRequest.Fault("this endpoint is for the workloads of this machine, without a proxy between")
 	}
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err == nil {
-		err = once(q)
-	}
+	q, err := gate.ParseForm(r.URL.RawQuery)
 	if err != nil {
-		return call, problem(invalidRequest, "the query cannot be read")
+		return call, err
 	}
 	shown := identity.Credentials{Method: identity.HostIdentity}
 	secrets := append(r.Header["X-Identity-Header"], r.Header["Secret"]...)
@@ -78,12 +74,12 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 		}
 		shown.Secret = identity.Secret(secrets[0])
 	case !strings.EqualFold(r.Header.Get("Metadata"), "true"):
-		return call, problem(invalidRequest, "the header Metadata: true is missing")
+		return call, invalidRequest.Fault("the header Metadata: true is missing")
 	}
 	for _, name := range []string{"client_id", "clientid", "object_id", "principal_id", "msi_res_id", "mi_res_id"} {
 		if q.Get(name) != "" {
 			if shown.Name != "" {
-				return call, problem(invalidRequest, "an identity is named in one way")
+				return call, invalidRequest.Fault("an identity is named in one way")
 			}
 			shown.Name = q.Get(name)
 		}

@@ -70,10 +70,7 @@ func writePage(w http.ResponseWriter, status int, p page) error {
 // routeAuthorize begins the sign-in of a person in a browser. Only when it is known
 // where the answer may go does a mistake go there; before that it is shown here.
 func (a *API) routeAuthorize(r *http.Request, at place, call gate.Call) (gate.Call, error) {
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err == nil {
-		err = once(q)
-	}
+	q, err := gate.ParseForm(r.URL.RawQuery)
 	if err != nil || len(r.URL.RawQuery) > maxSealed/2 {
 		return call, fault.New(fault.BadRequest, "the link to this page cannot be read, or is too long")
 	}
@@ -289,10 +286,7 @@ func comeBack(at place, issuer string) string { return at.server + "/signin/from
 
 // routeReturn reads what an external issuer has given the browser for us.
 func (a *API) routeReturn(r *http.Request, at place, call gate.Call) (gate.Call, error) {
-	q, err := url.ParseQuery(r.URL.RawQuery)
-	if err == nil {
-		err = once(q)
-	}
+	q, err := gate.ParseForm(r.URL.RawQuery)
 	if err != nil {
 		return call, fault.New(fault.BadRequest, "the answer of the issuer cannot be read")
 	}

@@ -47,10 +47,6 @@ var problemRows = map[identity.Problem]struct {
 	failed:                {0, "", 90036},
 }
 
-func problem(p identity.Problem, format string, args ...any) error {
-	return fault.New(fault.BadRequest, format, args...).With(p)
-}
-
 // named is the problem that a fault is.
 func named(r *http.Request, f *fault.Error) identity.Problem {
 	if p, ok := f.Detail.(identity.Problem); ok {

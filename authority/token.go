@@ -3,8 +3,6 @@ package authority
 import (
 	"encoding/base64"
 	"encoding/json"
-	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -19,12 +17,6 @@ import (
 	"breakwater/ledger"
 	"breakwater/network"
 	"breakwater/ref"
-)
-
-// Limits of a form, in bytes. An assertion is its longest part.
-const (
-	maxForm  = 64 << 10
-	maxField = 32 << 10
 )
 
 // A grant is a way to get a token, and where its credential stands in the form.
@@ -54,41 +46,10 @@ func grants() (names []string) {
 	return names
 }
 
-// readForm reads the form of a POST into r.PostForm. Each field stands there once:
-// whoever reads the first and whoever reads the last shall read the same.
-func readForm(r *http.Request) error {
-	r.PostForm = url.Values{}
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/x-www-form-urlencoded" {
-		return problem(invalidRequest, "this is a form: application/x-www-form-urlencoded")
-	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxForm+1))
-	if err != nil {
-		return err
-	}
-	if len(body) > maxForm {
-		return fault.New(fault.TooLarge, "a form has at most %d bytes", maxForm)
-	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return problem(invalidRequest, "the form cannot be read")
-	}
-	if err := once(form); err != nil {
-		return err
-	}
-	r.PostForm = form
-	return nil
-}
-
-func once(form url.Values) error {
-	for name, values := range form {
-		if len(values) > 1 {
-			return problem(invalidRequest, "the parameter %.40q stands there more than once", name)
-		}
-		if len(values[0]) > maxField {
-			return problem(invalidRequest, "the parameter %.40q is too long", name)
-		}
-	}
-	return nil
+// readForm reads the form of a POST into r.PostForm.
+func readForm(r *http.Request) (err error) {
+	r.PostForm, err = gate.ReadForm(r)
+	return err
 }
 
 // routeToken reads who asks for a token, and with what.
@@ -100,7 +61,7 @@ func (a *API) routeToken(r *http.Request, at place, call gate.Call) (gate.Call, 
 	form := r.PostForm
 	i := slices.IndexFunc(grantRows, func(g grant) bool { return g.name == form.Get("grant_type") })
 	if i < 0 {
-		return call, problem(unsupportedGrant, "grant_type is one of %s", strings.Join(grants(), ", "))
+		return call, unsupportedGrant.Fault("grant_type is one of %s", strings.Join(grants(), ", "))
 	}
 	grant := grantRows[i]
 	call.Detail = &ledger.Detail{More: map[string]string{"grant": form.Get("grant_type")}}
@@ -111,10 +72,10 @@ func (a *API) routeToken(r *http.Request, at place, call gate.Call) (gate.Call, 
 	if client == "" {
 		client, secret = form.Get("client_id"), identity.Secret(form.Get("client_secret"))
 	} else if given := form.Get("client_id"); given != "" && given != client || form.Has("client_secret") {
-		return call, problem(invalidRequest, "the client is named twice, in the header and in the form")
+		return call, invalidRequest.Fault("the client is named twice, in the header and in the form")
 	}
 	if client = strings.ToLower(client); !ref.IsGUID(client) {
-		return call, problem(unknownClient, "client_id is missing, or no application of this directory")
+		return call, unknownClient.Fault("client_id is missing, or no application of this directory")
 	}
 	call.Detail.More["client"] = client
 	shown := identity.Credentials{
@@ -128,7 +89,7 @@ func (a *API) routeToken(r *http.Request, at place, call gate.Call) (gate.Call, 
 			return call, err
 		}
 		if form.Get("client_assertion_type") != assertionType || secret != "" {
-			return call, problem(invalidRequest, "a client shows one credential: client_secret, or client_assertion with the client_assertion_type %s", assertionType)
+			return call, invalidRequest.Fault("a client shows one credential: client_secret, or client_assertion with the client_assertion_type %s", assertionType)
 		}
 		shown.Method, shown.Secret = identity.ClientAssertion, identity.Secret(form.Get("client_assertion"))
 		shown.Resource = asked.audience // an assertion is good once for each
@@ -136,10 +97,10 @@ func (a *API) routeToken(r *http.Request, at place, call gate.Call) (gate.Call, 
 	case grant.application:
 		shown.Secret = secret
 	case secret != "" || form.Has("client_assertion"):
-		return call, problem(publicClient, "the client is public: it shows neither a client_secret nor a client_assertion")
+		return call, publicClient.Fault("the client is public: it shows neither a client_secret nor a client_assertion")
 	}
 	if shown.Secret == "" {
-		return call, problem(invalidRequest, "the form has no %s", grant.field)
+		return call, invalidRequest.Fault("the form has no %s", grant.field)
 	}
 	call.Credentials = &shown
 	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
@@ -160,7 +121,7 @@ func basic(r *http.Request) (string, identity.Secret, error) {
 		password, err = url.QueryUnescape(password)
 	}
 	if !ok || err != nil || len(lines) > 1 || id == "" {
-		return "", "", problem(invalidClient, "the Authorization header cannot be read; a client shows its id and secret there by Basic, or in the form")
+		return "", "", invalidClient.Fault("the Authorization header cannot be read; a client shows its id and secret there by Basic, or in the form")
 	}
 	return id, identity.Secret(password), nil
 }
@@ -220,19 +181,19 @@ func (a *API) may(r identity.Realm, p identity.Principal, grant grant, asked sco
 	case asked.audience != "" && !identity.KnownAudience(r, asked.audience):
 		return unknownAudience(asked.audience)
 	case asked.audience == "" && grant.application:
-		return problem(invalidScope, "scope is missing: a resource of this server and /.default, such as %s/.default", identity.RegistryAudience)
+		return invalidScope.Fault("scope is missing: a resource of this server and /.default, such as %s/.default", identity.RegistryAudience)
 	case p.Session == nil || p.Session.Client == identity.AzureCLI || p.Session.Client == identity.Portal:
 		return nil
 	}
 	first, err := parseScope(p.Session.Scope, "")
 	if err != nil || asked.audience != "" && asked.audience != first.audience {
-		return problem(invalidScope, "nobody was asked whether this application may have a token for %.200q; sign in again", asked.audience)
+		return invalidScope.Fault("nobody was asked whether this application may have a token for %.200q; sign in again", asked.audience)
 	}
 	return nil
 }
 
 func unknownAudience(audience string) error {
-	return problem(invalidResource, "the resource %.200q is not known here; this server has %s for registries and https://management.azure.com for the control plane", audience, identity.RegistryAudience)
+	return invalidResource.Fault("the resource %.200q is not known here; this server has %s for registries and https://management.azure.com for the control plane", audience, identity.RegistryAudience)
 }
 
 // A scope is what the parameter of that name asks for.
@@ -246,7 +207,7 @@ type scope struct {
 // is decided there.
 func parseScope(text, resource string) (s scope, err error) {
 	if len(text) > 2048 || len(resource) > 512 {
-		return s, problem(invalidScope, "the scope is too long")
+		return s, invalidScope.Fault("the scope is too long")
 	}
 	s.audience = resource
 	for item := range strings.FieldsSeq(text) {
@@ -259,7 +220,7 @@ func parseScope(text, resource string) (s scope, err error) {
 		default:
 			cut := strings.LastIndexByte(item, '/')
 			if cut <= 0 || s.audience != "" && s.audience != item[:cut] {
-				return scope{}, problem(invalidScope, "scope names one resource: its name, a slash and .default")
+				return scope{}, invalidScope.Fault("scope names one resource: its name, a slash and .default")
 			}
 			s.audience = item[:cut]
 		}
@@ -303,7 +264,7 @@ func (a *API) routeDevice(r *http.Request, at place, call gate.Call) (gate.Call,
 func (a *API) asked(r *http.Request, client, text string) (identity.Application, scope, error) {
 	application, err := a.o.Identity.Application(r.Context(), client)
 	if fault.Of(err) == fault.BadRequest {
-		return application, scope{}, problem(unknownClient, "client_id is missing, or no application that people may sign in to")
+		return application, scope{}, unknownClient.Fault("client_id is missing, or no application that people may sign in to")
 	}
 	if err != nil {
 		return application, scope{}, err

@@ -48,7 +48,7 @@ func (s *Store) host(ctx context.Context, r Realm, c Credentials, from network.O
 			return p, nil
 		}
 	}
-	return Principal{}, fault.New(fault.BadRequest, "this host has no such identity")
+	return Principal{}, fault.New(fault.BadRequest, "no identity of this name is given to this machine; the operator lists them in managedIdentity.identities")
 }
 
 // imds is the address where clouds have this endpoint. Where an operator gives it

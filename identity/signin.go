@@ -57,7 +57,8 @@ const (
 	Declined     Problem = "authorization_declined"
 )
 
-func problem(p Problem, format string, args ...any) error {
+// Fault is a BadRequest that the dialect calls p.
+func (p Problem) Fault(format string, args ...any) error {
 	return fault.New(fault.BadRequest, format, args...).With(p)
 }
 
@@ -363,9 +364,9 @@ func (s *Store) device(ctx context.Context, r Realm, c Credentials) (Principal, 
 		return Principal{}, fault.New(fault.Unauthenticated, "the device code is not valid, or no longer; start again").With(Expired)
 	case w.Answered == "":
 		if s.polls.take(id, 2, DeviceEvery-time.Second) > 0 {
-			return Principal{}, problem(SlowDown, "the device asks too often; it waits %d seconds longer between two questions", DeviceEvery/time.Second)
+			return Principal{}, SlowDown.Fault("the device asks too often; it waits %d seconds longer between two questions", DeviceEvery/time.Second)
 		}
-		return Principal{}, problem(Pending, "nobody has signed in for this device yet")
+		return Principal{}, Pending.Fault("nobody has signed in for this device yet")
 	}
 	err = s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
 		w = waiting{}
@@ -380,7 +381,7 @@ func (s *Store) device(ctx context.Context, r Realm, c Credentials) (Principal, 
 	case !ok:
 		return Principal{}, spent()
 	case w.Answered != "approved":
-		return Principal{}, problem(Declined, "the sign-in was declined")
+		return Principal{}, Declined.Fault("the sign-in was declined")
 	}
 	return s.resumed(ctx, r, w.Descent, Session{Client: w.Client, Scope: w.Scope, Offline: w.Offline,
 		family: rand.Text() + rand.Text(), since: w.Descent.How.Time})
