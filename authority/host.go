@@ -3,6 +3,7 @@ package authority
 import (
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 	if path != imdsPath && path != appPath {
 		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
 	}
-	if r.Header["X-Forwarded-For"] != nil || r.Header["Forwarded"] != nil || !isAddress(r.Host) {
+	if slices.ContainsFunc(elsewhere, func(name string) bool { return r.Header[name] != nil }) || !isAddress(r.Host) {
 		return call, invalidRequest.Fault("this endpoint is for the workloads of this machine, without a proxy between")
 	}
 	q, err := gate.ParseForm(r.URL.RawQuery)
@@ -92,6 +93,9 @@ func (h *Host) Route(r *http.Request) (gate.Call, error) {
 	}
 	return call, nil
 }
+
+// elsewhere are headers of a request that a proxy or a page in a browser has sent.
+var elsewhere = []string{"X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-Ip", "Via", "Origin"}
 
 // isAddress reports whether the host is a number or localhost: another name was made
 // to mean this address, for a page in a browser of this machine.
