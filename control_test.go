@@ -84,6 +84,7 @@ func TestTheControlPlaneAnswersAsResourceManagerDoes(t *testing.T) {
 
 		{"PATCH", d.id, `{"properties":{"anonymousPullEnabled":true,"loginServer":"evil.example.com"},"id":"/x","sku":{"name":"Premium"}}`, nil, 200, `"loginServer":"localhost:`},
 		{"PATCH", d.id, `{"properties":{"publicNetworkAcess":"Disabled"}}`, nil, 409, `"code":"NotImplemented","message":"this server has no property \"publicNetworkAcess\"`},
+		{"PATCH", d.id, `{"publicNetworkAccess":"Disabled"}`, nil, 400, `what can be set stands in \"properties\"`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"ipRule":[]}}}`, nil, 409, `no property \"ipRule\"`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"ipRules":[{"action":"Allow","value":"192.0.2.0/24"}]}}}`, nil, 200, `"anonymousPullEnabled":true`},
 		{"PATCH", d.id, `{"properties":{"networkRuleSet":{"defaultAction":"Deny"}}}`, nil, 200, `192.0.2.0/24`},

@@ -85,11 +85,11 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	}
 	switch {
 	case !known:
-		return fault.New(fault.NotFound, "there is no role with this name or id")
+		return noRole(p.RoleDefinitionID)
 	case !c.laws.assignable(r, c.scope):
 		return bad("the role %s may not be assigned at this scope; its assignableScopes say where", r.Name)
 	case !validPrincipal(p.PrincipalID) || p.PrincipalID == Everybody:
-		return bad("principalId is the id of a principal")
+		return bad("principalId is the GUID of a principal or group, not its name")
 	case !slices.Contains(principalTypes, p.PrincipalType):
 		return bad("principalType is User, Group or ServicePrincipal")
 	case p.PrincipalType != "" && next.PrincipalType != "" && p.PrincipalType != next.PrincipalType:
@@ -115,7 +115,7 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	}
 	for _, doc := range others {
 		if other, err := assignment(doc); err != nil || other.Role == r.ID && doc.ID.Key() != c.id.Key() {
-			return cmp.Or(err, error(fault.New(fault.AssignmentExists, "the role assignment already exists")))
+			return cmp.Or(err, error(fault.New(fault.AssignmentExists, "the role assignment already exists: %s", doc.ID.Name())))
 		}
 	}
 	p.PrincipalType = cmp.Or(p.PrincipalType, next.PrincipalType)
@@ -131,7 +131,6 @@ func checkAssignment(ctx context.Context, s *Store, tx *db.Tx, g Grant, c *chang
 	return c.store(p)
 }
 
-// validPrincipal is lenient: who is assigned to need not have been here yet.
-func validPrincipal(id string) bool {
-	return id != "" && len(id) <= 128 && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' })
-}
+// validPrincipal wants an id, and not that somebody has it: who is assigned to need
+// not have been here yet. A name would be nobody's id.
+func validPrincipal(id string) bool { return id == Everybody || ref.IsGUID(id) }

@@ -59,7 +59,7 @@ func TestNoNameHidesFromADenial(t *testing.T) {
 func TestNobodySaysWhatTypeAPrincipalIs(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d)
-		const delegate = "delegate"
+		delegate := numbered(0xc3)
 		_, err := h.put(h.server, on(shop, AssignmentType, numbered(0xd1)), AssignmentProperties{RoleDefinitionID: "f58310d9-a9f6-439a-9e8d-f62e7b41a168", PrincipalID: delegate,
 			Condition: `@Request[Microsoft.Authorization/roleAssignments:PrincipalType] StringEquals 'ServicePrincipal' OR @Resource[Microsoft.Authorization/roleAssignments:PrincipalType] StringEquals 'ServicePrincipal'`})
 		h.ok(err)
@@ -91,7 +91,7 @@ func TestNobodySaysWhatTypeAPrincipalIs(t *testing.T) {
 func TestWhoIsDeniedInAGroupDoesNotLeaveIt(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d)
-		const contributor = "contributor"
+		contributor := numbered(0xc1)
 		h.assign(contributor, ContributorRole, ref.Everything)
 		h.ok(h.DB.Write(t.Context(), func(tx *db.Tx) error {
 			return second(h.Documents.Put(t.Context(), tx, resource.Resource{ID: subscription, Type: "Microsoft.Resources/subscriptions"}, resource.Any))
@@ -100,7 +100,7 @@ func TestWhoIsDeniedInAGroupDoesNotLeaveIt(t *testing.T) {
 		member := g.Child("subscriptions", subscription.Name())
 		h.ok(second(h.put(h.as(owner), g, GroupProperties{})))
 		h.ok(second(h.put(h.as(owner), member, `{}`)))
-		h.ok(second(h.put(h.as(owner), on(g, DenyAssignmentType, numbered(1)), `{"denyAssignmentName":"d","permissions":[{"dataActions":["*"]}],"principals":[{"id":"contributor"}]}`)))
+		h.ok(second(h.put(h.as(owner), on(g, DenyAssignmentType, numbered(1)), `{"denyAssignmentName":"d","permissions":[{"dataActions":["*"]}],"principals":[{"id":"`+contributor+`"}]}`)))
 		h.is("the contributor takes the subscription out", h.remove(h.as(contributor), member), fault.Denied)
 		if h.as(contributor).Can(ContentRead, at("a")) {
 			t.Error("the denial is dodged")

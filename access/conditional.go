@@ -66,10 +66,8 @@ func checkPolicy(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 		return err
 	}
 	p.Scope = cmp.Or(p.Scope, "/")
-	valid := func(ids []string) bool { // Azure's words for everybody would be nobody's id here
-		return len(ids) <= 500 && !slices.ContainsFunc(ids, func(s string) bool {
-			return !validPrincipal(s) || strings.EqualFold(s, "All") || s == identity.RefreshUser
-		})
+	valid := func(ids []string) bool { // Azure's GUID for everybody would be nobody's here
+		return len(ids) <= 500 && !slices.ContainsFunc(ids, func(s string) bool { return !validPrincipal(s) || s == identity.RefreshUser })
 	}
 	switch {
 	case len(p.DisplayName) > 256 || len(p.Description) > 1024:
@@ -79,7 +77,7 @@ func checkPolicy(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 	case p.Scope != "/" && second(ref.ParseID(string(p.Scope))) != nil:
 		return bad("the scope of a rule is an id, or / for everywhere")
 	case len(p.Principals.Include) == 0 || !valid(p.Principals.Include) || !valid(p.Principals.Exclude) || slices.Contains(p.Principals.Exclude, Everybody):
-		return bad("a rule includes 1 to 500 principals or groups, or %q, and excludes at most 500", Everybody)
+		return bad("a rule includes the GUIDs of 1 to 500 principals or groups, or %q, and excludes at most 500", Everybody)
 	case len(p.Actions) == 0 || len(p.Actions) > 200 || !validPatterns(p.Actions):
 		return bad("a rule names 1 to 200 actions, such as Microsoft.ContainerRegistry/*")
 	case p.Require == "":

@@ -53,7 +53,7 @@ func checkDenial(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) erro
 	case p.Scope != "" && ref.ID(p.Scope).Scope() != c.scope:
 		return bad("the scope of an assignment is where its id says")
 	case len(p.Principals) == 0 || !validNamed(p.Principals) || !validNamed(p.ExcludePrincipals):
-		return bad("a deny assignment names 1 to 200 principals, and excludes at most 200")
+		return bad("a deny assignment names the GUIDs of 1 to 200 principals, and excludes at most 200")
 	}
 	if err := cmp.Or(validPermissions(p.Permissions), checkCondition(p.Condition, &p.ConditionVersion)); err != nil {
 		return err

@@ -86,7 +86,11 @@ func RoleByName(s string) (Role, error) {
 			return r, nil
 		}
 	}
-	return Role{}, fault.New(fault.NotFound, "there is no role with this name or id")
+	return Role{}, noRole(s)
+}
+
+func noRole(s string) error {
+	return fault.New(fault.NotFound, "there is no role %.100q; the roleDefinitions of the scope are those there are, called by their GUID or, if built in, by their name", s)
 }
 
 func role(guid string) (Role, bool) {

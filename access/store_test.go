@@ -29,7 +29,16 @@ type house struct {
 	server Grant
 }
 
-const owner = "00000000-0000-0000-0000-00000000000a"
+// Those who come in.
+const (
+	owner    = "00000000-0000-0000-0000-00000000000a"
+	alice    = "00000000-0000-0000-0000-0000000000a1"
+	bob      = "00000000-0000-0000-0000-0000000000b0"
+	nobody   = "00000000-0000-0000-0000-0000000000f0"
+	builders = "00000000-0000-0000-0000-0000000000e0" // groups
+	testers  = "00000000-0000-0000-0000-0000000000e1"
+	writers  = "00000000-0000-0000-0000-0000000000e2"
+)
 
 func build(t testing.TB, d *db.DB) *house {
 	t.Helper()
@@ -220,10 +229,10 @@ func TestWhatIsNotCertainIsRefused(t *testing.T) {
 	g := h.as(owner)
 	const define = `{"roleName":"r","assignableScopes":["/"],"permissions":[{"actions":["*/read"]}]}`
 	assigned := func(more string) string {
-		return `{"roleDefinitionId":"` + PullRole + `","principalId":"p"` + more + `}`
+		return `{"roleDefinitionId":"` + PullRole + `","principalId":"` + alice + `"` + more + `}`
 	}
 	denied := func(more string) string {
-		return `{"denyAssignmentName":"d","permissions":[{"actions":["x/read"]}],"principals":[{"id":"p"}]` + more + `}`
+		return `{"denyAssignmentName":"d","permissions":[{"actions":["x/read"]}],"principals":[{"id":"` + alice + `"}]` + more + `}`
 	}
 	rule := func(state, include, action, require string) string {
 		return fmt.Sprintf(`{"state":%q,"principals":{"include":[%s]},"actions":[%q],"require":%q}`, state, include, action, require)
@@ -238,9 +247,8 @@ func TestWhatIsNotCertainIsRefused(t *testing.T) {
 		{on(shop, AssignmentType, numbered(1)), assigned(`} {`), fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), `[]`, fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + PullRole + `"}`, fault.BadRequest},
-		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + PullRole + `","principalId":"*"}`, fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + PullRole + `","principalId":"p/../q"}`, fault.BadRequest},
-		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + numbered(9) + `","principalId":"p"}`, fault.NotFound},
+		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + numbered(9) + `","principalId":"` + alice + `"}`, fault.NotFound},
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"principalType":"King"`), fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"scope":"/subscriptions/x"`), fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"condition":"@Request[x"`), fault.BadRequest},
@@ -248,7 +256,7 @@ func TestWhatIsNotCertainIsRefused(t *testing.T) {
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"conditionVersion":"2.0"`), fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"until":"2020-01-01T00:00:00Z"`), fault.BadRequest},
 		{on(shop, AssignmentType, numbered(1)), assigned(`,"description":"` + strings.Repeat("x", 1025) + `"`), fault.BadRequest},
-		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + QuarantineReaderRole + `","principalId":"p","condition":"true"}`, fault.BadRequest},
+		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + QuarantineReaderRole + `","principalId":"` + alice + `","condition":"true"}`, fault.BadRequest},
 		{on(shop, "Microsoft.Authorization/locks", numbered(1)), `{}`, fault.NotFound},
 		{shop, `{}`, fault.NotFound},
 		{on(shop, PolicyType, "r"), rule("enabled", `"*"`, "*", "true"), fault.NotFound}, // rules are not at a scope
@@ -265,15 +273,19 @@ func TestWhatIsNotCertainIsRefused(t *testing.T) {
 
 		{on(shop, DenyAssignmentType, numbered(1)), denied(`,"isSystemProtected":true`), fault.BadRequest},
 		{on(shop, DenyAssignmentType, numbered(1)), denied(`,"condition":"perhaps"`), fault.BadRequest},
+		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + PullRole + `","principalId":"alice"}`, fault.BadRequest},
+		{on(shop, AssignmentType, numbered(1)), `{"roleDefinitionId":"` + PullRole + `","principalId":"*"}`, fault.BadRequest},
+		{on(shop, DenyAssignmentType, numbered(1)), denied(`,"excludePrincipals":[{"id":"alice"}]`), fault.BadRequest},
+		{on(everywhere, PolicyType, "r"), rule("enabled", `"alice"`, "*", "true"), fault.BadRequest},
 		{on(shop, DenyAssignmentType, numbered(1)), denied(`,"excludePrincipals":[{"id":""}]`), fault.BadRequest},
-		{on(shop, DenyAssignmentType, numbered(1)), strings.Replace(denied(``), `{"id":"p"}`, ``, 1), fault.BadRequest},
+		{on(shop, DenyAssignmentType, numbered(1)), strings.Replace(denied(``), `{"id":"`+alice+`"}`, ``, 1), fault.BadRequest},
 
-		{on(everywhere, PolicyType, "a b"), rule("enabled", `"p"`, "*", "true"), fault.BadRequest},
-		{on(everywhere, PolicyType, "r"), rule("on", `"p"`, "*", "true"), fault.BadRequest},
+		{on(everywhere, PolicyType, "a b"), rule("enabled", `"`+alice+`"`, "*", "true"), fault.BadRequest},
+		{on(everywhere, PolicyType, "r"), rule("on", `"`+alice+`"`, "*", "true"), fault.BadRequest},
 		{on(everywhere, PolicyType, "r"), rule("enabled", ``, "*", "true"), fault.BadRequest},
-		{on(everywhere, PolicyType, "r"), rule("enabled", `"p"`, "pull", "true"), fault.BadRequest},
-		{on(everywhere, PolicyType, "r"), rule("enabled", `"p"`, "*", ""), fault.BadRequest},
-		{on(everywhere, PolicyType, "r"), rule("enabled", `"p"`, "*", "true AND"), fault.BadRequest},
+		{on(everywhere, PolicyType, "r"), rule("enabled", `"`+alice+`"`, "pull", "true"), fault.BadRequest},
+		{on(everywhere, PolicyType, "r"), rule("enabled", `"`+alice+`"`, "*", ""), fault.BadRequest},
+		{on(everywhere, PolicyType, "r"), rule("enabled", `"`+alice+`"`, "*", "true AND"), fault.BadRequest},
 
 		{on(everywhere, LocationType, "l"), `{}`, fault.BadRequest},
 		{on(everywhere, LocationType, "l"), `{"networks":["10.0.0.0/33"]}`, fault.BadRequest},
@@ -287,7 +299,7 @@ func TestWhatIsNotCertainIsRefused(t *testing.T) {
 		if _, err := h.put(g, row.id, row.body); err == nil || fault.Of(err) != row.want {
 			t.Errorf("%s %s: %v", row.id, row.body, err)
 		}
-		for _, g := range []Grant{{}, h.as("nobody")} {
+		for _, g := range []Grant{{}, h.as(nobody)} {
 			if _, err := h.put(g, row.id, row.body); fault.Of(err) != fault.Denied && fault.Of(err) != fault.BadRequest {
 				t.Errorf("a stranger learns of %s %s: %v", row.id, row.body, err)
 			}
@@ -308,11 +320,11 @@ func TestACustomRoleHoldsWhereItMayBeAssigned(t *testing.T) {
 			t.Errorf("%s %s", made.ID, made.Properties)
 		}
 		assign := func(scope ref.ID, name byte) error {
-			return second(h.put(g, on(scope, AssignmentType, numbered(name)), AssignmentProperties{RoleDefinitionID: string(id), PrincipalID: "p"}))
+			return second(h.put(g, on(scope, AssignmentType, numbered(name)), AssignmentProperties{RoleDefinitionID: string(id), PrincipalID: alice}))
 		}
 		h.is("assigned above", assign(subscription, 1), fault.BadRequest)
 		h.is("assigned where it may be", assign(shop, 2), -1)
-		may := h.as("p")
+		may := h.as(alice)
 		if !may.Can(ContentRead, at("a")) || may.Can(ContentWrite, at("a")) || may.Can(ContentDelete, at("a")) || !may.Can(RegistryWrite, shop.Scope()) {
 			t.Error("the role gives something else")
 		}
@@ -320,13 +332,13 @@ func TestACustomRoleHoldsWhereItMayBeAssigned(t *testing.T) {
 		role.Permissions = []Permission{{Actions: []string{registries + "read"}}}
 		_, err = h.put(g, on(shop, DefinitionType, numbered(1)), role)
 		h.ok(err)
-		if may = h.as("p"); may.Can(ContentRead, at("a")) || !may.Can(RegistryRead, shop.Scope()) {
+		if may = h.as(alice); may.Can(ContentRead, at("a")) || !may.Can(RegistryRead, shop.Scope()) {
 			t.Error("a change of the role does not count on the next request")
 		}
 		role.AssignableScopes = []ref.ID{group + "2"}
 		_, err = h.put(g, id, role)
 		h.ok(err)
-		if h.as("p").Can(RegistryRead, shop.Scope()) {
+		if h.as(alice).Can(RegistryRead, shop.Scope()) {
 			t.Error("the role holds where it may no longer be assigned")
 		}
 		h.ok(h.remove(g, on(shop, AssignmentType, numbered(2))))
@@ -371,12 +383,12 @@ func TestACustomRoleHoldsWhereItMayBeAssigned(t *testing.T) {
 func TestNobodyGivesMoreThanItMay(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d)
-		const contributor, admin, delegate, definer, reader = "contributor", "admin", "delegate", "definer", "reader"
+		contributor, admin, delegate, definer, reader := numbered(0xc1), numbered(0xc2), numbered(0xc3), numbered(0xc4), numbered(0xc5)
 		h.assign(contributor, ContributorRole, ref.Everything)
 		h.assign(reader, ReaderRole, ref.Everything)
 		h.assign(admin, "18d7d88d-d35e-4fb5-a5c3-7773c20a72d9", group.Scope())
 		_, err := h.put(h.server, on(shop, AssignmentType, numbered(0xd1)), AssignmentProperties{RoleDefinitionID: "f58310d9-a9f6-439a-9e8d-f62e7b41a168", PrincipalID: delegate,
-			Condition: `@Request[Microsoft.Authorization/roleAssignments:RoleDefinitionId] ForAnyOfAnyValues:GuidEquals {` + PullRole + `} AND @Request[Microsoft.Authorization/roleAssignments:PrincipalId] StringNotEquals 'delegate'`})
+			Condition: `@Request[Microsoft.Authorization/roleAssignments:RoleDefinitionId] ForAnyOfAnyValues:GuidEquals {` + PullRole + `} AND @Request[Microsoft.Authorization/roleAssignments:PrincipalId] GuidNotEquals ` + delegate})
 		h.ok(err)
 		_, err = h.put(h.server, on(everywhere, DefinitionType, numbered(0xd2)), DefinitionProperties{RoleName: "definer", AssignableScopes: []ref.ID{"/"}, Permissions: []Permission{{Actions: []string{string(RoleDefinitionWrite), string(RoleDefinitionDelete)}}}})
 		h.ok(err)
@@ -403,17 +415,17 @@ func TestNobodyGivesMoreThanItMay(t *testing.T) {
 			{contributor, on(shop, AssignmentType, numbered(1)), give(OwnerRole, contributor), fault.Denied},
 			{reader, on(shop, AssignmentType, numbered(1)), give(PullRole, reader), fault.Denied},
 			{contributor, on(everywhere, DefinitionType, numbered(1)), define(group), fault.Denied},
-			{contributor, on(shop, DenyAssignmentType, numbered(1)), `{"denyAssignmentName":"d","permissions":[{"actions":["x/read"]}],"principals":[{"id":"p"}]}`, fault.Denied},
-			{contributor, on(everywhere, PolicyType, "r"), `{"state":"disabled","principals":{"include":["p"]},"actions":["*"],"require":"true"}`, fault.Denied},
+			{contributor, on(shop, DenyAssignmentType, numbered(1)), `{"denyAssignmentName":"d","permissions":[{"actions":["x/read"]}],"principals":[{"id":"` + alice + `"}]}`, fault.Denied},
+			{contributor, on(everywhere, PolicyType, "r"), `{"state":"disabled","principals":{"include":["` + alice + `"]},"actions":["*"],"require":"true"}`, fault.Denied},
 			{contributor, on(everywhere, LocationType, "l"), `{"networks":["0.0.0.0/0"]}`, fault.Denied},
-			{admin, on(shop, AssignmentType, numbered(2)), give(PullRole, "p"), -1},
-			{admin, on(subscription, AssignmentType, numbered(3)), give(PullRole, "p"), fault.Denied},
+			{admin, on(shop, AssignmentType, numbered(2)), give(PullRole, alice), -1},
+			{admin, on(subscription, AssignmentType, numbered(3)), give(PullRole, alice), fault.Denied},
 			{admin, on(everywhere, AssignmentType, numbered(3)), give(OwnerRole, admin), fault.Denied},
-			{delegate, on(shop, AssignmentType, numbered(4)), give(PullRole, "q"), -1},
-			{delegate, on(shop, AssignmentType, numbered(5)), give(PushRole, "q"), fault.Denied},
+			{delegate, on(shop, AssignmentType, numbered(4)), give(PullRole, bob), -1},
+			{delegate, on(shop, AssignmentType, numbered(5)), give(PushRole, bob), fault.Denied},
 			{delegate, on(shop, AssignmentType, numbered(5)), give(OwnerRole, delegate), fault.Denied},
 			{delegate, on(shop, AssignmentType, numbered(5)), give(PullRole, delegate), fault.Denied},
-			{delegate, on(group, AssignmentType, numbered(5)), give(PullRole, "q"), fault.Denied},
+			{delegate, on(group, AssignmentType, numbered(5)), give(PullRole, bob), fault.Denied},
 			{definer, on(everywhere, DefinitionType, numbered(6)), define(group), -1},
 			{definer, on(everywhere, DefinitionType, numbered(7)), define(group, subscription), fault.Denied},
 			{definer, on(everywhere, DefinitionType, numbered(6)), define("/"), fault.Denied},
@@ -422,7 +434,7 @@ func TestNobodyGivesMoreThanItMay(t *testing.T) {
 			// Who owns a management group does not draw a subscription into it.
 			{admin, on(everywhere, GroupType, "g").Child("subscriptions", subscription.Name()), `{}`, fault.Denied},
 			{owner, on(everywhere, GroupType, "g").Child("subscriptions", subscription.Name()), `{}`, -1},
-			{admin, on(subscription, AssignmentType, numbered(9)), give(PullRole, "p"), -1}, // now it may
+			{admin, on(subscription, AssignmentType, numbered(9)), give(PullRole, alice), -1}, // now it may
 			{admin, on(everywhere, GroupType, "h"), `{}`, fault.Denied},
 		} {
 			_, err := h.put(h.as(row.who), row.id, row.body)
@@ -460,24 +472,24 @@ func TestManagementGroupsHoldSubscriptions(t *testing.T) {
 		h.ok(second(h.put(g, inner, GroupProperties{Parent: outer})))
 		h.is("a group in itself", second(h.put(g, outer, GroupProperties{Parent: inner})), fault.BadRequest)
 		h.ok(second(h.put(g, inner.Child("subscriptions", subscription.Name()), `{}`)))
-		h.assign("p", PullRole, outer.Scope())
-		h.assign("q", PullRole, other.Scope())
+		h.assign(alice, PullRole, outer.Scope())
+		h.assign(bob, PullRole, other.Scope())
 		pulls := func(who string) bool { return h.as(who).Can(ContentRead, at("a")) }
-		if !pulls("p") || pulls("q") {
+		if !pulls(alice) || pulls(bob) {
 			t.Error("a group does not cover what is in it")
 		}
 		h.ok(second(h.put(g, other.Child("subscriptions", strings.ToUpper(subscription.Name())), `{}`)))
-		if pulls("p") || !pulls("q") {
+		if pulls(alice) || !pulls(bob) {
 			t.Error("a subscription that was moved is where it was")
 		}
 		h.is("a group with a subscription", h.remove(g, other), fault.Conflict)
 		h.is("a group with a group", h.remove(g, outer), fault.Conflict)
 		h.ok(second(h.put(g, other, GroupProperties{Parent: inner})))
-		if !pulls("p") {
+		if !pulls(alice) {
 			t.Error("a group that was moved takes nothing along")
 		}
 		h.ok(h.remove(g, other.Child("subscriptions", subscription.Name())))
-		if pulls("p") || pulls("q") {
+		if pulls(alice) || pulls(bob) {
 			t.Error("a subscription that was taken out is in")
 		}
 		for _, id := range []ref.ID{other, inner, outer} {
@@ -492,8 +504,8 @@ func TestManagementGroupsHoldSubscriptions(t *testing.T) {
 func TestRulesCountOnTheNextRequest(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d)
-		h.assign("p", PullRole, shop.Scope())
-		p := identity.Principal{ID: "p", Kind: identity.User}
+		h.assign(alice, PullRole, shop.Scope())
+		p := identity.Principal{ID: alice, Kind: identity.User}
 		from := func(listener string) Decision {
 			held, err := h.LoadAssignments(t.Context(), Registry{UID: "r1", ID: shop}, p)
 			h.ok(err)
@@ -513,7 +525,7 @@ func TestRulesCountOnTheNextRequest(t *testing.T) {
 			{RuleReports, "", "inner", Assigned, 0, 0},
 			{RuleEnabled, "", "outer", Ruled, 0, 0},
 			{RuleEnabled, "", "inner", Assigned, 0, 0},
-			{RuleEnabled, `"P"`, "outer", Assigned, 0, 1},
+			{RuleEnabled, `"` + strings.ToUpper(alice) + `"`, "outer", Assigned, 0, 1},
 			{RuleDisabled, "", "outer", Assigned, 0, 0},
 			{RuleEnabled, "", "outer", Ruled, 0, 0},
 		} {
@@ -543,14 +555,14 @@ func TestRulesCountOnTheNextRequest(t *testing.T) {
 func TestADenialCountsOnTheNextRequest(t *testing.T) {
 	dbtest.Each(t, func(t *testing.T, d *db.DB) {
 		h := build(t, d)
-		h.assign("g1", PushRole, shop.Scope())
-		push := func() bool { return h.as("p", "g0", "g1").Can(ContentWrite, at("a")) }
+		h.assign(testers, PushRole, shop.Scope())
+		push := func() bool { return h.as(alice, builders, testers).Can(ContentWrite, at("a")) }
 		if !push() {
 			t.Error("a member of the group may not push")
 		}
 		id := on(group, DenyAssignmentType, numbered(1))
-		h.ok(second(h.put(h.as(owner), id, `{"denyAssignmentName":"freeze","permissions":[{"actions":["*/push/*"]}],"principals":[{"id":"00000000-0000-0000-0000-000000000000","type":"SystemDefined"}],"excludePrincipals":[{"id":"G2"}]}`)))
-		if push() || !h.as("p", "g1", "g2").Can(ContentWrite, at("a")) {
+		h.ok(second(h.put(h.as(owner), id, `{"denyAssignmentName":"freeze","permissions":[{"actions":["*/push/*"]}],"principals":[{"id":"00000000-0000-0000-0000-000000000000","type":"SystemDefined"}],"excludePrincipals":[{"id":"`+strings.ToUpper(writers)+`"}]}`)))
+		if push() || !h.as(alice, testers, writers).Can(ContentWrite, at("a")) {
 			t.Error("the denial is not for everybody but those who are excluded")
 		}
 		h.ok(h.remove(h.as(owner), id))
@@ -583,7 +595,7 @@ func TestSomebodyCanAlwaysTakeItBack(t *testing.T) {
 			{"a rule that shuts everybody out of everything", policy, rule("enabled", "*", "", "*"), fault.Conflict},
 			{"which only reports", policy, rule(RuleReports, "*", "", "*"), -1},
 			{"or is enforced then", policy, rule("enabled", "*", "", "*"), fault.Conflict},
-			{"excluding somebody who is not owner", policy, rule("enabled", "*", `"p"`, "*"), fault.Conflict},
+			{"excluding somebody who is not owner", policy, rule("enabled", "*", `"`+alice+`"`, "*"), fault.Conflict},
 			{"excluding the owner", policy, rule("enabled", "*", `"`+owner+`"`, "*"), -1},
 			{"of content only", policy, rule("enabled", "*", "", "Microsoft.ContainerRegistry/*"), -1},
 			{"which names the owner", policy, rule("enabled", owner, "", "Breakwater.Access/*"), fault.Conflict},
@@ -633,9 +645,9 @@ func TestAnOwnerWhoIsMadeAnewIsSpared(t *testing.T) {
 		for range 2 {
 			h.ok(h.Spare(t.Context(), h.server, anew))
 		}
-		h.is("spared by itself", h.Spare(t.Context(), h.as("somebody"), "somebody"), fault.Denied)
+		h.is("spared by itself", h.Spare(t.Context(), h.as(bob), bob), fault.Denied)
 		again := h.as(anew)
-		if !again.Can(PolicyWrite, ref.Everything) || !again.Can(DenyAssignmentDelete, shop.Scope()) || again.Can(ContentRead, at("a")) || h.as("p").Can(RegistryRead, shop.Scope()) {
+		if !again.Can(PolicyWrite, ref.Everything) || !again.Can(DenyAssignmentDelete, shop.Scope()) || again.Can(ContentRead, at("a")) || h.as(alice).Can(RegistryRead, shop.Scope()) {
 			t.Error("it is spared from too little or too much")
 		}
 		for _, id := range []ref.ID{on(everywhere, PolicyType, RuleReports), on(everywhere, PolicyType, "content")} {
@@ -656,11 +668,11 @@ func TestADeletedPlaceTakesItsAssignmentsAlong(t *testing.T) {
 		}))
 	}
 	make()
-	h.assign("p", PullRole, shop.Scope())
-	h.assign("p", PushRole, at("team/api"))
+	h.assign(alice, PullRole, shop.Scope())
+	h.assign(alice, PushRole, at("team/api"))
 	h.ok(h.DB.Write(t.Context(), func(tx *db.Tx) error { return h.Documents.Delete(t.Context(), tx, shop, resource.Any) }))
 	make()
-	if g := h.as("p"); g.Can(ContentRead, at("team/api")) || g.Can(ContentWrite, at("team/api")) {
+	if g := h.as(alice); g.Can(ContentRead, at("team/api")) || g.Can(ContentWrite, at("team/api")) {
 		t.Error("the new registry has the old one's assignments")
 	}
 }
@@ -669,7 +681,7 @@ func FuzzDocuments(f *testing.F) {
 	d := dbtest.SQLite(f)
 	h := build(f, d)
 	for _, k := range kinds {
-		f.Add(k.typ, "00000000-0000-0000-0000-0000000000cc", `{"roleDefinitionId":"`+PullRole+`","principalId":"p"}`)
+		f.Add(k.typ, "00000000-0000-0000-0000-0000000000cc", `{"roleDefinitionId":"`+PullRole+`","principalId":"`+alice+`"}`)
 		f.Add(k.typ, "x", `{"state":"enabled","principals":{"include":["*"]},"actions":["*"],"require":"true"}`)
 	}
 	f.Fuzz(func(t *testing.T, typ, name, body string) {
@@ -678,12 +690,12 @@ func FuzzDocuments(f *testing.F) {
 		if len(name)%2 == 0 {
 			id = on(everywhere, typ, name)
 		}
-		for _, g := range []Grant{h.as("nobody"), h.as(owner)} {
+		for _, g := range []Grant{h.as(nobody), h.as(owner)} {
 			_, err := h.Put(t.Context(), g, resource.Resource{ID: id, Properties: json.RawMessage(body)}, resource.Any)
 			if err != nil && fault.Of(err) == fault.Internal {
 				t.Fatalf("%s %s: %v", id, body, err)
 			}
-			if err == nil && g.Principal().ID == "nobody" {
+			if err == nil && g.Principal().ID == nobody {
 				t.Fatalf("%s %s: anybody may", id, body)
 			}
 			if _, err := h.Delete(t.Context(), g, id, resource.Any); err != nil && fault.Of(err) == fault.Internal {

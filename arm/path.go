@@ -102,5 +102,5 @@ func parse(path string) (target, error) {
 func provides(segment string) bool { return strings.EqualFold(segment, "providers") }
 
 func unknown() error {
-	return fault.New(fault.NotFound, "the path names no resource; resources are /subscriptions/ID/resourceGroups/GROUP/providers/NAMESPACE/TYPE/NAME")
+	return fault.New(fault.NotFound, "the path names no resource; resources are /subscriptions/ID/resourceGroups/GROUP/providers/NAMESPACE/TYPE/NAME or /providers/NAMESPACE/TYPE/NAME, and breakwater surface lists every TYPE")
 }

@@ -1,6 +1,7 @@
 package arm
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -107,9 +108,9 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 		if err != nil {
 			return err
 		}
-		var sent change
-		if err := json.Unmarshal(body, &sent); err != nil {
-			return fault.New(fault.BadRequest, "the body is not a resource: properties and tags are objects, location is text").Because(err)
+		sent, err := changeOf(body)
+		if err != nil {
+			return err
 		}
 		expected, err := expectation(r.Header)
 		if err != nil {
@@ -159,12 +160,31 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 	}
 }
 
-// A change is what a PUT or PATCH sends. Members that are not the caller's to set
-// (id, name, systemData …) are sent back by some clients, and are ignored.
+// A change is what a PUT or PATCH sends.
 type change struct {
 	Location   *string
 	Tags       map[string]*string
 	Properties map[string]any
+}
+
+// changeOf reads a change. Members of a resource that are not the caller's to set,
+// or that nothing here has, are sent back by some clients, and are ignored; any other
+// is a property that was put in the wrong place.
+func changeOf(body json.RawMessage) (change, error) {
+	var sent struct {
+		change
+		ID, Name, Type, Kind, Etag, SystemData, SKU, Identity, Plan, ManagedBy, Zones, ExtendedLocation json.RawMessage
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(&sent)
+	if err == nil {
+		return sent.change, nil
+	}
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return change{}, fault.New(fault.BadRequest, `a resource has no member %.100s; what can be set stands in "properties"`, name)
+	}
+	return change{}, fault.New(fault.BadRequest, "the body is not a resource: properties and tags are objects, location is text").Because(err)
 }
 
 func (c change) over(current resource.Resource, created bool) (next resource.Resource, err error) {
