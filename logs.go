@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -72,8 +73,16 @@ func address(e ledger.Event) string {
 	return e.From.Address.String()
 }
 
-// subject is what an event is about, as short as it can be said.
+// subject is what an event is about, as short as it can be said, and which rule or
+// denial had a word in it.
 func subject(e ledger.Event) string {
+	if rule := cmp.Or(e.Detail.More["rule"], e.Detail.More["rules"]); rule != "" {
+		return whereabouts(e) + " (rule " + rule + ")"
+	}
+	return whereabouts(e)
+}
+
+func whereabouts(e ledger.Event) string {
 	d := e.Detail
 	switch {
 	case d.Tag != "":

@@ -119,6 +119,8 @@ func registryUpdate() *cobra.Command {
 func registryPassword() *cobra.Command {
 	c := &cobra.Command{
 		Use: "admin-password", Short: "Make a new password of the admin user and show it, this once", Args: cobra.NoArgs,
+		Long: `Make a new password of the admin user and show it, this once. It opens something
+while the admin user is on: breakwater registry update --admin-user on`,
 	}
 	output := outputFlag(c, "text", "json")
 	name := c.Flags().String("name", "password1", "password1 or password2: one can be replaced while the other is in use")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -140,6 +141,9 @@ func tokenList() *cobra.Command {
 		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "NAME\tSTATUS\tEXPIRES\tACTIONS")
 		for _, r := range rows {
+			for i := range r.Expires {
+				r.Expires[i] = toSecond(r.Expires[i])
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.Status, strings.Join(r.Expires, " "), strings.Join(r.Actions, " "))
 		}
 		return w.Flush()
@@ -193,12 +197,17 @@ func (m passwords) print(c *cobra.Command, o *output) error {
 			Expires  string `json:"expires"` // "" is never
 		}{m.Username, p.Value, p.Expiry})
 	}
-	until := "never"
-	if p.Expiry != "" {
-		until = p.Expiry
-	}
+	until := cmp.Or(toSecond(p.Expiry), "never")
 	_, err := fmt.Fprintf(c.OutOrStdout(), "username  %s\npassword  %s\nexpires   %s\n", m.Username, p.Value, until)
 	return err
+}
+
+// toSecond is a time as people read it.
+func toSecond(s string) string {
+	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
+		return t.Format(time.RFC3339)
+	}
+	return s
 }
 
 const apiVersion = "?api-version=2023-07-01"

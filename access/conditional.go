@@ -116,6 +116,7 @@ func checkLocation(_ context.Context, _ *Store, _ *db.Tx, g Grant, c *change) er
 		}
 		p.Networks[i] = n.String()
 	}
+	p.Networks, p.Listeners = append([]string{}, p.Networks...), append([]string{}, p.Listeners...) // never null
 	c.more["networks"], c.more["listeners"] = strings.Join(p.Networks, " "), strings.Join(p.Listeners, " ")
 	return c.store(p)
 }
