@@ -35,6 +35,11 @@ const (
 	URITooLong
 	AssignmentExists
 	AssignmentUpdate
+	ParentNotFound
+	SubscriptionNotFound
+	GroupNotFound
+	ScopeLocked
+	KeyRefused
 
 	NameInvalid
 	NameUnknown
@@ -51,6 +56,7 @@ const (
 	UploadUnknown
 	UploadOutOfOrder
 	Referenced
+	Disallowed
 )
 
 // A Row is how a code looks outside.
@@ -62,7 +68,7 @@ type Row struct {
 }
 
 // rows has one row for each code. The OCI codes are those of the specification
-// and no others.
+// and no others, but for what Azure's clients know a lock by (azure-contract §2.6).
 var rows = [...]Row{
 	Internal:         {"Internal", http.StatusInternalServerError, "UNSUPPORTED", "InternalServerError"},
 	BadRequest:       {"BadRequest", http.StatusBadRequest, "UNSUPPORTED", "InvalidRequestContent"},
@@ -81,8 +87,13 @@ var rows = [...]Row{
 	RequestTimeout:   {"RequestTimeout", http.StatusRequestTimeout, "UNSUPPORTED", "RequestTimeout"},
 	URITooLong:       {"URITooLong", http.StatusRequestURITooLong, "UNSUPPORTED", "RequestUriTooLong"},
 
-	AssignmentExists: {"AssignmentExists", http.StatusConflict, "DENIED", "RoleAssignmentExists"},
-	AssignmentUpdate: {"AssignmentUpdate", http.StatusConflict, "DENIED", "RoleAssignmentUpdateNotPermitted"},
+	AssignmentExists:     {"AssignmentExists", http.StatusConflict, "DENIED", "RoleAssignmentExists"},
+	AssignmentUpdate:     {"AssignmentUpdate", http.StatusConflict, "DENIED", "RoleAssignmentUpdateNotPermitted"},
+	SubscriptionNotFound: {"SubscriptionNotFound", http.StatusNotFound, "UNSUPPORTED", "SubscriptionNotFound"},
+	GroupNotFound:        {"GroupNotFound", http.StatusNotFound, "UNSUPPORTED", "ResourceGroupNotFound"},
+	ScopeLocked:          {"ScopeLocked", http.StatusConflict, "DENIED", "ScopeLocked"},
+	KeyRefused:           {"KeyRefused", http.StatusForbidden, "DENIED", "KeyNotUsable"},
+	ParentNotFound:       {"ParentNotFound", http.StatusNotFound, "UNSUPPORTED", "ParentResourceNotFound"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},
 	NameUnknown:         {"NameUnknown", http.StatusNotFound, "NAME_UNKNOWN", "ResourceNotFound"},
@@ -99,6 +110,7 @@ var rows = [...]Row{
 	UploadUnknown:       {"UploadUnknown", http.StatusNotFound, "BLOB_UPLOAD_UNKNOWN", "ResourceNotFound"},
 	UploadOutOfOrder:    {"UploadOutOfOrder", http.StatusRequestedRangeNotSatisfiable, "BLOB_UPLOAD_INVALID", "InvalidRequestContent"},
 	Referenced:          {"Referenced", http.StatusConflict, "DENIED", "Conflict"},
+	Disallowed:          {"Disallowed", http.StatusMethodNotAllowed, "REGISTRY_DISALLOWED_OPERATION", "OperationNotAllowed"},
 }
 
 // Row is the row of c.

@@ -98,6 +98,10 @@ func (e *Event) appendJSON(b []byte) []byte {
 			b = append(e.From.Address.AppendTo(append(key(b, "address"), '"')), '"')
 		}
 		b = text(b, "listener", e.From.Listener)
+		b = text(b, "endpoint", string(e.From.Endpoint))
+		if e.From.Told {
+			b = append(key(b, "told"), "true"...)
+		}
 		b = text(b, "host", e.From.Host)
 		b = append(text(b, "userAgent", e.From.UserAgent), '}')
 	}

@@ -22,7 +22,7 @@ func anyEvent() *rapid.Generator[Event] {
 			Seq: rapid.Int64().Draw(r, "seq"), Registry: s("registry"), Category: s("category"), Operation: s("operation"),
 			Time:  time.UnixMicro(rapid.Int64Range(0, 4e15).Draw(r, "time")).UTC(),
 			Scope: ref.Scope(s("scope")), Who: Who{s("id"), s("kind"), s("name")},
-			From:    From{Listener: s("listener"), Host: s("host"), UserAgent: s("agent")},
+			From:    From{Listener: s("listener"), Endpoint: ref.ID(s("endpoint")), Told: rapid.Bool().Draw(r, "told"), Host: s("host"), UserAgent: s("agent")},
 			Outcome: Outcome(s("outcome")), Reason: s("reason"), Status: rapid.Int().Draw(r, "status"),
 			Correlation: s("correlation"), Duration: time.Duration(rapid.Int64().Draw(r, "duration")),
 			Detail: Detail{ref.Repository(s("repository")), ref.Tag(s("tag")), ref.Digest(s("digest")), s("media"), s("artifact"), rapid.Int64().Draw(r, "size"), nil},

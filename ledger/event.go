@@ -18,8 +18,18 @@ type Who struct {
 type From struct {
 	Address   netip.Addr `json:"address,omitzero"`
 	Listener  string     `json:"listener,omitempty"`
-	Host      string     `json:"host,omitempty"` // the login server that was asked
+	Endpoint  ref.ID     `json:"endpoint,omitempty"` // the private endpoint that it came by
+	Told      bool       `json:"told,omitempty"`     // the address is what the endpoint's agent tells; nobody here has seen it
+	Host      string     `json:"host,omitempty"`     // the login server that was asked
 	UserAgent string     `json:"userAgent,omitempty"`
+}
+
+// Seen is the address, unless it was only told: no decision follows from that.
+func (f From) Seen() netip.Addr {
+	if f.Told {
+		return netip.Addr{}
+	}
+	return f.Address
 }
 
 // An Outcome is how it ended.

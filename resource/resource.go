@@ -72,9 +72,12 @@ func (s *Store) GetTx(ctx context.Context, tx *db.Tx, id ref.ID) (Resource, erro
 
 // Put writes r and returns it with its etag, UID and times. The caller sets
 // LastModifiedBy; what was there before keeps its spelling, UID and creation. It
-// is Stale when ifMatch does not hold.
+// is Stale when ifMatch does not hold, and ScopeLocked when a lock does.
 func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) (Resource, error) {
 	if err := s.changing(ctx, tx); err != nil {
+		return Resource{}, err
+	}
+	if err := still(ctx, tx, r.ID); err != nil {
 		return Resource{}, err
 	}
 	was, err := s.GetTx(ctx, tx, r.ID)
@@ -84,6 +87,11 @@ func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) 
 	}
 	if !holds(ifMatch, was.Etag, found) {
 		return Resource{}, stale(r.ID, ifMatch)
+	}
+	if !strings.EqualFold(r.Type, LockType) {
+		if err := unlocked(ctx, tx, r.ID, false); err != nil {
+			return Resource{}, err
+		}
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	system := &r.System
@@ -105,9 +113,13 @@ func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) 
 
 // Delete removes the document and everything below it in the tree of ids, so
 // that nothing waits there for the next resource of that name. It is NotFound
-// when there is no document, Stale when ifMatch does not hold.
+// when there is no document, Stale when ifMatch does not hold, ScopeLocked when a
+// lock holds it or anything below it.
 func (s *Store) Delete(ctx context.Context, tx *db.Tx, id ref.ID, ifMatch string) error {
 	if err := s.changing(ctx, tx); err != nil {
+		return err
+	}
+	if err := still(ctx, tx, id); err != nil {
 		return err
 	}
 	was, err := s.GetTx(ctx, tx, id)
@@ -116,6 +128,11 @@ func (s *Store) Delete(ctx context.Context, tx *db.Tx, id ref.ID, ifMatch string
 	}
 	if !holds(ifMatch, was.Etag, true) {
 		return stale(id, ifMatch)
+	}
+	if !strings.EqualFold(was.Type, LockType) {
+		if err := unlocked(ctx, tx, id, true); err != nil {
+			return err
+		}
 	}
 	return remove(ctx, tx, id)
 }
@@ -160,6 +177,9 @@ type Query struct {
 
 // Find returns the documents that q means, in order of Key.
 func (s *Store) Find(ctx context.Context, q Query) ([]Resource, error) { return find(ctx, s.db, q) }
+
+// Count is how many documents q means.
+func (s *Store) Count(ctx context.Context, q Query) (int64, error) { return count(ctx, s.db, q) }
 
 // FindTx is Find inside a transaction.
 func (s *Store) FindTx(ctx context.Context, tx *db.Tx, q Query) ([]Resource, error) {
@@ -224,6 +244,33 @@ func (p *pin) pull() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.known = false
+}
+
+// During makes changes under the context count only as long as the document with
+// that id has that UID: a Put or Delete at it or below it is NotFound once it is
+// gone, or another one is there under its name. A caller was let in for one registry,
+// and may take its time to say what it wants.
+func During(ctx context.Context, id ref.ID, uid string) context.Context {
+	return context.WithValue(ctx, during{}, span{id, uid})
+}
+
+type during struct{}
+
+type span struct {
+	id  ref.ID
+	uid string
+}
+
+func still(ctx context.Context, tx *db.Tx, changed ref.ID) error {
+	of, ok := ctx.Value(during{}).(span)
+	if !ok || !of.id.Scope().Covers(changed.Scope()) {
+		return nil
+	}
+	doc, err := get(of.id, tx.QueryRow(ctx, getSQL, of.id.Key()))
+	if err == nil && doc.System.UID != of.uid {
+		err = fault.New(fault.NotFound, "%s was deleted in the meantime", of.id.Name())
+	}
+	return err
 }
 
 // Lock lets no other transaction change documents until tx ends, so that what is

@@ -66,16 +66,27 @@ type reader interface {
 	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
 }
 
-func find(ctx context.Context, d reader, q Query) (all []Resource, err error) {
-	if q.Holders != nil && len(q.Holders) == 0 || q.Under != nil && len(q.Under) == 0 {
-		return nil, nil // of nobody, or nowhere
+func count(ctx context.Context, d *db.DB, q Query) (n int64, err error) {
+	where, args := q.where()
+	if where == "" {
+		return 0, nil
 	}
-	var args []any
+	if err = d.QueryRow(ctx, `SELECT COUNT(*) FROM resource WHERE `+where, args...).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count documents: %w", err)
+	}
+	return n, nil
+}
+
+// where is the condition of q; "" if nothing can be meant.
+func (q Query) where() (where string, args []any) {
+	if q.Holders != nil && len(q.Holders) == 0 || q.Under != nil && len(q.Under) == 0 {
+		return "", nil // of nobody, or nowhere
+	}
 	arg := func(v any) string {
 		args = append(args, v)
 		return "$" + strconv.Itoa(len(args))
 	}
-	where := `id > ` + arg(q.After.Key())
+	where = `id > ` + arg(q.After.Key())
 	if q.Type != "" {
 		where += ` AND type = ` + arg(strings.ToLower(q.Type))
 	}
@@ -94,11 +105,19 @@ func find(ctx context.Context, d reader, q Query) (all []Resource, err error) {
 		}
 		where += ` AND (` + strings.Join(in, " OR ") + `)`
 	}
+	return where, args
+}
+
+func find(ctx context.Context, d reader, q Query) (all []Resource, err error) {
+	where, args := q.where()
+	if where == "" {
+		return nil, nil
+	}
 	limit := q.Limit
 	if limit == 0 {
 		limit = math.MaxInt32
 	}
-	rows, err := d.Query(ctx, `SELECT etag, doc FROM resource WHERE `+where+` ORDER BY id LIMIT `+arg(limit), args...)
+	rows, err := d.Query(ctx, `SELECT etag, doc FROM resource WHERE `+where+` ORDER BY id LIMIT $`+strconv.Itoa(len(args)+1), append(args, limit)...)
 	if err != nil {
 		return nil, fmt.Errorf("find documents: %w", err)
 	}
