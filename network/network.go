@@ -8,8 +8,10 @@ package network
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"breakwater/fault"
+	"breakwater/ref"
 )
 
 // An Origin is where a request comes from. Addr is unmapped and has no zone, so
@@ -17,6 +19,10 @@ import (
 type Origin struct {
 	Addr     netip.Addr
 	Listener string // the listener that accepted the connection
+	Endpoint ref.ID // the private endpoint that the connection came by; "" for the public way
+	// Told says that Addr is what the agent of a link tells, whom nobody can check: it
+	// is for the record, and no decision follows from it.
+	Told bool
 }
 
 // String is the address for a message or an event.
@@ -33,22 +39,50 @@ const (
 	Disabled = "Disabled"
 	Allow    = "Allow"
 	Deny     = "Deny"
+
+	AzureServices = "AzureServices"
+	None          = "None"
 )
 
-// MaxRules is the greatest number of IP rules of one registry, as in Azure.
-const MaxRules = 200
+// Limits of one registry. Azure has 200 IP rules; here they cost nothing.
+const (
+	MaxRules     = 10_000 // IP rules
+	MaxSubnets   = 200    // virtual network rules
+	MaxListeners = 20
+	MaxTrusted   = 20
+)
 
 // Access is the section of a registry's properties that this control owns. The
 // zero Access lets every network knock, as a new registry in Azure does.
 type Access struct {
 	PublicNetworkAccess string  `json:"publicNetworkAccess,omitempty"` // Enabled (default) or Disabled
 	RuleSet             RuleSet `json:"networkRuleSet,omitzero"`
+	BypassOptions       string  `json:"networkRuleBypassOptions,omitempty"` // AzureServices (default) or None
+
+	// Listeners are those that serve the registry the public way, if there are any;
+	// otherwise all do (NS-1).
+	Listeners []string `json:"listeners,omitempty"`
+	// TrustedServices are the principals that no IP rule has to name, unless
+	// BypassOptions says None. Azure has a list of its own; here it is the owner's.
+	TrustedServices []string `json:"trustedServices,omitempty"`
+
+	compiled *compiled
 }
 
 // A RuleSet lists networks that may knock; DefaultAction is for the others.
 type RuleSet struct {
 	DefaultAction string   `json:"defaultAction,omitempty"` // Allow (default) or Deny
-	IPRules       []IPRule `json:"ipRules,omitempty"`
+	IPRules       []IPRule `json:"ipRules,omitzero"`
+
+	// VirtualNetworkRules let in what came by a listener: here that is what a subnet
+	// is. Others are kept and let nobody in.
+	VirtualNetworkRules []VirtualNetworkRule `json:"virtualNetworkRules,omitempty"`
+}
+
+// A VirtualNetworkRule names a subnet; Listener says which are meant here.
+type VirtualNetworkRule struct {
+	Action string `json:"action,omitempty"` // Allow
+	ID     string `json:"id"`
 }
 
 // An IPRule lets one address or network in. There are no rules that refuse.
@@ -105,19 +139,32 @@ func (a Access) Check() error {
 			return fault.New(fault.BadRequest, "an IP rule has the action %s and a value that is an IP address or a CIDR", Allow)
 		}
 	}
-	return nil
-}
-
-// Allow decides whether o may reach the registry. Without public access nobody
-// may, whatever the rules say; otherwise a rule or the default action lets o in.
-// An unknown address matches no rule, and a word that Check would refuse refuses.
-func (a Access) Allow(o Origin) error {
-	public := a.PublicNetworkAccess == "" || a.PublicNetworkAccess == Enabled
-	open := a.RuleSet.DefaultAction == "" || a.RuleSet.DefaultAction == Allow
-	if public && (open || slices.ContainsFunc(a.RuleSet.IPRules, func(r IPRule) bool {
-		return (r.Action == "" || r.Action == Allow) && r.Value.Contains(o.Addr)
-	})) {
-		return nil
+	if len(a.RuleSet.VirtualNetworkRules) > MaxSubnets {
+		return fault.New(fault.BadRequest, "a registry has at most %d virtual network rules", MaxSubnets)
 	}
-	return fault.New(fault.NetworkDenied, "client with IP '%s' is not allowed access; ask the registry's owner for a network rule", o)
+	for _, r := range a.RuleSet.VirtualNetworkRules {
+		if r.Action != "" && r.Action != Allow || !strings.HasPrefix(r.ID, "/") || len(r.ID) > 2048 {
+			return fault.New(fault.BadRequest, "a virtual network rule has the action %s and the id of a subnet", Allow)
+		}
+	}
+	if !slices.Contains([]string{"", AzureServices, None}, a.BypassOptions) {
+		return fault.New(fault.BadRequest, "networkRuleBypassOptions is %s, %s", AzureServices, None)
+	}
+	if len(a.Listeners) > MaxListeners {
+		return fault.New(fault.BadRequest, "a registry names at most %d listeners", MaxListeners)
+	}
+	for _, name := range a.Listeners {
+		if !ListenerName(name) {
+			return fault.New(fault.BadRequest, "listeners: a listener's name has 1 to 64 lower case letters, digits and -")
+		}
+	}
+	if len(a.TrustedServices) > MaxTrusted {
+		return fault.New(fault.BadRequest, "a registry has at most %d trusted services", MaxTrusted)
+	}
+	for _, id := range a.TrustedServices {
+		if !ref.IsGUID(id) {
+			return fault.New(fault.BadRequest, "trustedServices: the ids of principals, which are GUIDs")
+		}
+	}
+	return nil
 }

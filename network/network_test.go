@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
 	"breakwater/fault"
+	"breakwater/ref"
+	"breakwater/transit"
 )
 
 func TestOriginsThatMayKnock(t *testing.T) {
@@ -35,15 +36,14 @@ func TestOriginsThatMayKnock(t *testing.T) {
 		}
 		for word, want := range map[string]bool{row.allowed: true, row.refused: false} {
 			for _, address := range strings.Fields(word) {
-				o := Proxies(nil).Origin(netip.AddrPort{}, nil, "")
+				o := Proxies(nil).Origin(transit.Arrival{}, nil)
 				if address != "-" {
-					o = Proxies(nil).Origin(netip.AddrPortFrom(netip.MustParseAddr(address), 1), nil, "")
+					o = Proxies(nil).Origin(transit.Arrival{From: netip.AddrPortFrom(netip.MustParseAddr(address), 1)}, nil)
 				}
-				err := a.Allow(o)
-				if (err == nil) != want {
-					t.Errorf("%s: %s allowed: %v", row.settings, address, err == nil)
+				if got := a.Decide(o, nil).Allowed; got != want {
+					t.Errorf("%s: %s allowed: %v", row.settings, address, got)
 				}
-				if err != nil && (fault.Of(err) != fault.NetworkDenied || address != "-" && !strings.Contains(err.Error(), o.Addr.String())) {
+				if err := Refused(o); fault.Of(err) != fault.NetworkDenied || address != "-" && !strings.Contains(err.Error(), o.Addr.String()) {
 					t.Errorf("a refusal says who was refused: %v", err)
 				}
 			}
@@ -119,16 +119,16 @@ func TestForwardedHeaderIsBelievedOnlyFromListedProxies(t *testing.T) {
 		{"10.0.0.1:1000", []string{"::ffff:198.51.100.1"}, "198.51.100.1"},
 		{"[2001:db8:1::9]:1000", []string{"2001:db8::1"}, "2001:db8::1"},
 	} {
-		got := listed.Origin(netip.MustParseAddrPort(row.remote), http.Header{"X-Forwarded-For": row.lines}, "main")
+		got := listed.Origin(transit.Arrival{From: netip.MustParseAddrPort(row.remote), Listener: "main"}, http.Header{"X-Forwarded-For": row.lines})
 		if got.Addr.String() != row.want || got.Listener != "main" {
 			t.Errorf("%s %q: %v, want %s", row.remote, row.lines, got, row.want)
 		}
 	}
 	others := http.Header{"Forwarded": {"for=192.0.2.1"}, "X-Real-Ip": {"192.0.2.1"}, "X-Client-Ip": {"192.0.2.1"}}
-	if got := listed.Origin(netip.MustParseAddrPort("10.0.0.1:1"), others, ""); got.String() != "10.0.0.1" {
+	if got := listed.Origin(transit.Arrival{From: netip.MustParseAddrPort("10.0.0.1:1")}, others); got.String() != "10.0.0.1" {
 		t.Errorf("another header was believed: %v", got)
 	}
-	if got := (Proxies)(nil).Origin(netip.MustParseAddrPort("10.0.0.1:1"), http.Header{"X-Forwarded-For": {"192.0.2.1"}}, ""); got.String() != "10.0.0.1" {
+	if got := (Proxies)(nil).Origin(transit.Arrival{From: netip.MustParseAddrPort("10.0.0.1:1")}, http.Header{"X-Forwarded-For": {"192.0.2.1"}}); got.String() != "10.0.0.1" {
 		t.Errorf("no proxy is listed, and one was believed: %v", got)
 	}
 }
@@ -157,11 +157,11 @@ func FuzzForwardedHeaderCannotBeForged(f *testing.F) {
 		if own {
 			lines = []string{forged, "198.51.100.1"}
 		}
-		got := listed.Origin(netip.MustParseAddrPort("10.0.0.1:1"), http.Header{"X-Forwarded-For": lines}, "")
+		got := listed.Origin(transit.Arrival{From: netip.MustParseAddrPort("10.0.0.1:1")}, http.Header{"X-Forwarded-For": lines})
 		if got.Addr != netip.MustParseAddr("198.51.100.1") {
 			t.Fatalf("%q made the origin %v", forged, got)
 		}
-		if got := listed.Origin(netip.MustParseAddrPort("10.0.0.1:1"), http.Header{"X-Forwarded-For": {forged}}, ""); !got.Addr.IsValid() || got.Addr.Zone() != "" || got.Addr.Is4In6() {
+		if got := listed.Origin(transit.Arrival{From: netip.MustParseAddrPort("10.0.0.1:1")}, http.Header{"X-Forwarded-For": {forged}}); !got.Addr.IsValid() || got.Addr.Zone() != "" || got.Addr.Is4In6() {
 			t.Fatalf("%q made the origin %v", forged, got)
 		}
 	})
@@ -186,17 +186,176 @@ func FuzzNetwork(f *testing.F) {
 	})
 }
 
-func BenchmarkAllow(b *testing.B) {
-	a := Access{RuleSet: RuleSet{DefaultAction: Deny}}
-	for i := range MaxRules {
-		n, _ := ParseNetwork(fmt.Sprintf("198.51.%d.0/24", i))
-		a.RuleSet.IPRules = append(a.RuleSet.IPRules, IPRule{Allow, n})
-	}
-	slices.Reverse(a.RuleSet.IPRules)
-	o := Origin{Addr: netip.MustParseAddr("198.51.0.1")}
-	for b.Loop() {
-		if err := a.Allow(o); err != nil {
-			b.Fatal(err)
+// What the door pays for the networks of a registry, however many rules it has
+// (CI runs the numbers of docs/operations.md with it).
+func BenchmarkDecide(b *testing.B) {
+	for _, n := range []int{0, 8, 200, MaxRules} {
+		for _, way := range []string{"allowed", "refused"} {
+			b.Run(fmt.Sprintf("rules=%d/%s", n, way), func(b *testing.B) {
+				a := Access{RuleSet: RuleSet{DefaultAction: Deny}}
+				for i := range n {
+					a.RuleSet.IPRules = append(a.RuleSet.IPRules, rule(b, fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)))
+				}
+				a.Compile()
+				o := Origin{Addr: netip.MustParseAddr("203.0.113.1"), Listener: "registry"}
+				if way == "allowed" {
+					if n == 0 {
+						b.Skip()
+					}
+					o.Addr = a.RuleSet.IPRules[n-1].Value.Addr()
+				}
+				for b.Loop() {
+					if got := a.Decide(o, nil).Allowed; got != (way == "allowed") {
+						b.Fatal(got)
+					}
+				}
+			})
 		}
 	}
+}
+
+func rule(t testing.TB, value string) IPRule {
+	n, err := ParseNetwork(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return IPRule{Allow, n}
+}
+
+// Every combination of what the rules can say and where a request can come from is
+// decided as the table of azure-baseline §6.7 has it, which is written here a second
+// time: as what must hold, and not as an order of questions.
+func TestTheOrderOfEvaluation(t *testing.T) {
+	const here, other = ref.ID("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/privateEndpoints/here"), ref.ID("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/privateEndpoints/other")
+	connection := func(id ref.ID, status string) PrivateEndpointConnection {
+		return PrivateEndpointConnection{Name: "c", PrivateEndpoint: Endpoint{id}, State: LinkState{Status: status}}
+	}
+	subnet := []VirtualNetworkRule{{Allow, "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/breakwater/subnets/inner"}}
+	n := 0
+	for _, public := range []string{"", Enabled, Disabled, "disabled", "?"} {
+		for _, action := range []string{"", Allow, Deny, "allow"} {
+			for _, rules := range []string{"", "203.0.113.0/24", "many"} {
+				for _, subnets := range [][]VirtualNetworkRule{nil, subnet} {
+					for _, bypass := range []string{"", AzureServices, None} {
+						for _, trusted := range [][]string{nil, {"11111111-1111-4111-8111-111111111111"}} {
+							for _, listeners := range [][]string{nil, {"inner"}, {"registry"}} {
+								a := Access{PublicNetworkAccess: public, BypassOptions: bypass, TrustedServices: trusted, Listeners: listeners,
+									RuleSet: RuleSet{DefaultAction: action, VirtualNetworkRules: subnets}}
+								switch rules {
+								case "many":
+									for i := range 20 {
+										a.RuleSet.IPRules = append(a.RuleSet.IPRules, rule(t, fmt.Sprintf("10.0.%d.0/24", i)))
+									}
+									a.RuleSet.IPRules = append(a.RuleSet.IPRules, rule(t, "203.0.113.9"))
+								case "":
+								default:
+									a.RuleSet.IPRules = []IPRule{rule(t, rules)}
+								}
+								a.Compile()
+								for _, endpoint := range []ref.ID{"", here, other} {
+									for _, status := range []string{"", Pending, Approved, Rejected, Disconnected} {
+										for _, address := range []string{"203.0.113.9", "198.51.100.1", ""} {
+											for _, told := range []bool{false, true} {
+												for _, listener := range []string{"registry", "inner", ""} {
+													o := Origin{Endpoint: endpoint, Listener: listener, Told: told}
+													if address != "" {
+														o.Addr = netip.MustParseAddr(address)
+													}
+													var c []PrivateEndpointConnection
+													if status != "" {
+														c = append(c, connection(here, status))
+													}
+													private := endpoint != ""
+													approved := endpoint == here && status == Approved
+													served := listeners == nil || listeners[0] == listener
+													isPublic := public == "" || public == Enabled
+													named := rules != "" && address == "203.0.113.9" && !told || subnets != nil && listener == "inner"
+													open := action == "" || action == Allow
+													allowed := private && approved || !private && served && isPublic && (named || open)
+													bypassed := !private && served && isPublic && !named && !open && bypass != None && trusted != nil
+													got, steps := a.Explain(o, c)
+													if got.Allowed != allowed || got.Bypass != bypassed {
+														t.Fatalf("%+v from %+v with %+v: %+v", a, o, c, got)
+													}
+													if plain := a.Decide(o, c); plain.Allowed != allowed || plain.Bypass != bypassed || plain.Reason != got.Reason {
+														t.Fatalf("decided %+v, explained %+v", plain, got)
+													}
+													if last := steps[len(steps)-1]; last.Outcome != outcome(got) || last.Rule != got.Rule {
+														t.Fatalf("%+v is explained by %+v", got, steps)
+													}
+													n++
+												}
+											}
+										}
+									}
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	t.Log(n, "combinations")
+}
+
+// A list of rules that was replaced is not decided by the trie of the one before.
+func TestReplacedRulesCountAtOnce(t *testing.T) {
+	a := Access{RuleSet: RuleSet{DefaultAction: Deny}}
+	for i := range 100 {
+		a.RuleSet.IPRules = append(a.RuleSet.IPRules, rule(t, fmt.Sprintf("10.0.%d.0/24", i)))
+	}
+	a.Compile()
+	o := Origin{Addr: netip.MustParseAddr("10.0.7.1")}
+	if !a.Decide(o, nil).Allowed {
+		t.Fatal("the rule was not found")
+	}
+	changed := a
+	changed.RuleSet.IPRules = []IPRule{rule(t, "192.0.2.0/24")}
+	if changed.Decide(o, nil).Allowed {
+		t.Fatal("the trie of other rules has let somebody in")
+	}
+}
+
+// The trie finds what looking through the rules finds: the longest prefix.
+func FuzzTrieIsTheRules(f *testing.F) {
+	f.Add([]byte{10, 0, 0, 0, 8, 10, 0, 0, 0, 24}, []byte{10, 0, 0, 9})
+	f.Add([]byte{0, 0, 0, 0, 0, 255, 255, 255, 255, 32}, []byte{1, 2, 3, 4})
+	f.Fuzz(func(t *testing.T, rules, address []byte) {
+		a := Access{RuleSet: RuleSet{DefaultAction: Deny}}
+		for ; len(rules) >= 5; rules = rules[5:] {
+			addr := netip.AddrFrom4([4]byte(rules[:4]))
+			bits := int(rules[4]) % 33
+			if rules[4]&64 != 0 {
+				b := [16]byte{0x20, 0x01, 0x0d, 0xb8, rules[0], rules[1], rules[2], rules[3]}
+				addr, bits = netip.AddrFrom16(b), int(rules[4])%129
+			}
+			a.RuleSet.IPRules = append(a.RuleSet.IPRules, IPRule{Allow, Network{netip.PrefixFrom(addr, bits).Masked()}})
+		}
+		for range few + 1 { // enough for a trie
+			a.RuleSet.IPRules = append(a.RuleSet.IPRules, rule(t, "192.0.2.1"))
+		}
+		if len(address) < 4 {
+			return
+		}
+		o := Origin{Addr: netip.AddrFrom4([4]byte(address[:4]))}
+		if len(address) >= 8 {
+			o.Addr = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, address[4], address[5], address[6], address[7]})
+		}
+		slow, _ := a.Explain(o, nil)
+		a.Compile()
+		if quick, _ := a.Explain(o, nil); quick != slow {
+			t.Fatalf("%v: %+v by the trie, %+v without", o, quick, slow)
+		}
+	})
+}
+
+func FuzzVirtualNetworkRule(f *testing.F) {
+	f.Add("/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/virtualNetworks/breakwater/subnets/inner")
+	f.Add("/virtualNetworks/breakwater/subnets/x/virtualNetworks/other/subnets/inner")
+	f.Fuzz(func(t *testing.T, id string) {
+		if name := (VirtualNetworkRule{ID: id}).Listener(); name != "" && (!ListenerName(name) || !strings.HasSuffix(strings.ToLower(id), "/virtualnetworks/breakwater/subnets/"+name)) {
+			t.Fatalf("%q means the listener %q", id, name)
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+
+	"breakwater/transit"
 )
 
 // Proxies are the networks whose X-Forwarded-For is believed. The zero value
@@ -31,9 +33,17 @@ func (p Proxies) listed(a netip.Addr) bool {
 // Origin is where a request with this header comes from. It walks
 // X-Forwarded-For from the right for as long as the hop it stands on is a listed
 // proxy, so that whatever a client writes to the left of its own address is never
-// reached. A hop that cannot be read ends the walk at the proxy that sent it.
-func (p Proxies) Origin(remote netip.AddrPort, header http.Header, listener string) Origin {
-	at := plain(remote.Addr())
+// reached. A hop that cannot be read ends the walk at the proxy that sent it. An
+// address that a link tells finds no proxy: its agent could say any.
+func (p Proxies) Origin(a transit.Arrival, header http.Header) Origin {
+	o := Origin{Addr: plain(a.From.Addr()), Listener: a.Listener, Endpoint: a.Endpoint, Told: a.Told}
+	if !o.Told {
+		o.Addr = p.walk(o.Addr, header)
+	}
+	return o
+}
+
+func (p Proxies) walk(at netip.Addr, header http.Header) netip.Addr {
 	lines := header["X-Forwarded-For"]
 	for i := len(lines) - 1; i >= 0 && p.listed(at); i-- {
 		for rest, more := lines[i], true; more && p.listed(at); {
@@ -45,12 +55,12 @@ func (p Proxies) Origin(remote netip.AddrPort, header http.Header, listener stri
 			}
 			a, ok := parseHop(strings.Trim(hop, " \t"))
 			if !ok {
-				return Origin{Addr: at, Listener: listener}
+				return at
 			}
 			at = a
 		}
 	}
-	return Origin{Addr: at, Listener: listener}
+	return at
 }
 
 // parseHop reads "192.0.2.1", "192.0.2.1:1234", "2001:db8::1", "[2001:db8::1]"
