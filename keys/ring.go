@@ -79,6 +79,14 @@ func (s *Rings) Create(ctx context.Context, tx *db.Tx, registryUID string) error
 	return insert(ctx, tx, registryUID, 1, w.Data)
 }
 
+// Destroy takes a registry's keys away for good, in the transaction that deletes
+// the registry: what they sealed can be opened by nobody, wherever a copy of it
+// lies. Copies of the database have them still, for who has the vault.
+func (s *Rings) Destroy(ctx context.Context, tx *db.Tx, registryUID string) error {
+	tx.Then(func() { s.Forget(registryUID) })
+	return destroy(ctx, tx, registryUID)
+}
+
 // Ring is the ring of a registry. Every error is a refusal: without its keys a
 // registry neither takes nor gives content.
 func (s *Rings) Ring(ctx context.Context, registryUID string) (*Ring, error) {

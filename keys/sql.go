@@ -28,6 +28,11 @@ func insert(ctx context.Context, tx *db.Tx, registry string, version uint32, wra
 	return err
 }
 
+func destroy(ctx context.Context, tx *db.Tx, registry string) error {
+	_, err := tx.Exec(ctx, `DELETE FROM keyring WHERE registry = $1`, registry)
+	return err
+}
+
 func load(ctx context.Context, d *db.DB, registry string) ([]row, error) {
 	rows, err := d.Query(ctx, `SELECT version, wrapped, state FROM keyring WHERE registry = $1 ORDER BY version`, registry)
 	if err != nil {
