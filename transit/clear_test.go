@@ -35,3 +35,20 @@ func TestAServerHasTheNamesOfItsCertificate(t *testing.T) {
 		}
 	}
 }
+
+func TestClearTextAtHomeIsTLSElsewhere(t *testing.T) {
+	a, err := OpenAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, secure := range map[string]bool{"127.0.0.1:0": false, "[::1]:0": false, "0.0.0.0:0": true, ":0": true} {
+		l, err := Listen(t.Context(), Options{Address: address, Clear: true, TLS: Config(a.Certificate("localhost"), false), Log: slog.Default()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Secure() != secure {
+			t.Errorf("%s: %t", address, !secure)
+		}
+		l.Close()
+	}
+}

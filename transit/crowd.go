@@ -58,7 +58,7 @@ func (c *crowd) enter(conn net.Conn) bool {
 	from, _ := addr(conn.RemoteAddr())
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if t := c.tables[from]; c.perAddress > 0 && t != nil && t.count >= c.perAddress && !listed(c.unbounded, from) && !c.evict(t) ||
+	if t := c.tables[from]; c.perAddress > 0 && from.IsValid() && t != nil && t.count >= c.perAddress && !listed(c.unbounded, from) && !c.evict(t) ||
 		c.total > 0 && len(c.guests) >= c.total && !c.evict(c.fullest()) {
 		c.refused.Add(1)
 		return false
@@ -169,7 +169,11 @@ func (d *door) Accept() (net.Conn, error) {
 // bufferLittle has the kernel keep little of what c does not take. (Set on the
 // listening socket it would be for MPTCP only.)
 func bufferLittle(c net.Conn) {
-	if raw, err := c.(*net.TCPConn).SyscallConn(); err == nil {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsent)
 		})

@@ -15,10 +15,13 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	proxyproto "github.com/pires/go-proxyproto"
+
+	"breakwater/ref"
 )
 
 // Limits of a connection. They bound what a client costs before the door has
@@ -38,11 +41,15 @@ const (
 
 // Options of a Listener.
 type Options struct {
-	Name    string // what network rules call this listener
-	Address string // host:port
-	TLS     *tls.Config
-	// Clear is a listener in clear text, in place of TLS. Only the loopback may have
-	// one: where nobody but this machine can knock.
+	Name     string // what network rules call this listener
+	Address  string // as ParseAddress reads it
+	Endpoint ref.ID // the private endpoint that all who come in here come by; "" for the public way
+	// Inner is where connections come from that come by no address of this process, such
+	// as the streams of a link, in place of Address. They may be Carriers.
+	Inner net.Listener
+	TLS   *tls.Config
+	// Clear is clear text where nobody but this machine can knock: on the loopback.
+	// Anywhere else it is TLS, or without that nothing.
 	Clear bool
 	// Proxies may speak the PROXY protocol, and then must: they are believed
 	// about the address of their client. Nobody else is.
@@ -66,14 +73,21 @@ type Listener struct {
 // Listen binds the address, so that a wrong or taken one fails before anything
 // is announced.
 func Listen(ctx context.Context, o Options) (*Listener, error) {
-	if (o.TLS == nil) != o.Clear {
+	if o.TLS == nil && !o.Clear {
 		return nil, errors.New("transit: a listener without TLS")
 	}
-	inner, err := new(net.ListenConfig).Listen(ctx, "tcp", o.Address)
+	inner, err := o.Inner, error(nil)
+	if inner == nil {
+		at, bad := ParseAddress(o.Address)
+		if bad != nil {
+			return nil, bad
+		}
+		inner, err = at.listen(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	if o.Clear && !isHere(inner.Addr()) {
+	if o.Clear = o.Clear && isHere(inner.Addr()); !o.Clear && o.TLS == nil {
 		inner.Close()
 		return nil, fmt.Errorf("%s is not an address of the loopback, and what is said there would be in clear text", o.Address)
 	}
@@ -102,8 +116,18 @@ func isHere(a net.Addr) bool {
 	return false
 }
 
-// Addr is the bound address.
-func (l *Listener) Addr() *net.TCPAddr { return l.inner.Addr().(*net.TCPAddr) }
+// Addr is the bound address, Port its port; 0 where there are none.
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+
+func (l *Listener) Port() int {
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		return a.Port
+	}
+	return 0
+}
+
+// Secure reports whether it speaks TLS.
+func (l *Listener) Secure() bool { return !l.o.Clear }
 
 // Held is how many connections are open, Refused how many were turned away
 // because there were too many.
@@ -118,16 +142,14 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 		in = &proxyproto.Listener{Listener: in, ConnPolicy: believe(l.o.Proxies), ReadHeaderTimeout: headerTimeout}
 	}
 	server := &http.Server{
-		Handler:           h,
+		Handler:           strict(h),
 		TLSConfig:         l.o.TLS,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    headerBytes,
 		ErrorLog:          slog.NewLogLogger(l.o.Log.With("listener", l.o.Name).Handler(), slog.LevelDebug),
 		ConnState:         l.crowd.state,
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, nameKey{}, l.o.Name)
-		},
+		ConnContext:       l.arrive,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          128,
 			MaxReadFrameSize:              64 << 10,
@@ -160,17 +182,23 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 	return nil
 }
 
+// hsts has a browser speak nothing but TLS with the name for a year (RFC 6797).
+// Subdomains are not meant: each registry says it for its own.
+var hsts = []string{"max-age=31536000"}
+
+// strict says so to who asks for a name. Addresses have none, and localhost is what
+// many other programs of the client's machine are called.
+func strict(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && r.TLS.ServerName != "" && r.TLS.ServerName != "localhost" && !strings.HasSuffix(r.TLS.ServerName, ".localhost") {
+			w.Header()["Strict-Transport-Security"] = hsts
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
 // Close frees the address of a listener that is not served.
 func (l *Listener) Close() error { return l.inner.Close() }
-
-type nameKey struct{}
-
-// Name is the listener that a request came in by; "" for none. The value hangs
-// on the connection, where no caller can write.
-func Name(ctx context.Context) string {
-	name, _ := ctx.Value(nameKey{}).(string)
-	return name
-}
 
 // believe takes a PROXY header from listed proxies only, and from them always:
 // one that forgets it would make its clients look like itself.

@@ -89,7 +89,7 @@ func (s *site) client() *http.Client {
 // greet tells the listener's name and the caller's address.
 func greet(w http.ResponseWriter, r *http.Request) {
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
-	fmt.Fprint(w, Name(r.Context()), " ", host)
+	fmt.Fprint(w, Arrived(r).Listener, " ", host)
 }
 
 func TestNothingBelowTheFloorIsSpoken(t *testing.T) {
@@ -286,6 +286,54 @@ func TestAReplacedCertificateIsShownWithoutARestart(t *testing.T) {
 	writePair(t, a, "third", chain, key)
 	if got := name(); got != "third" {
 		t.Errorf("shown: %s", got)
+	}
+}
+
+func TestNobodyLosesAConnectionOverANewCertificate(t *testing.T) {
+	dir := t.TempDir()
+	a, err := OpenAuthority(filepath.Join(dir, "tls"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, key := filepath.Join(dir, "chain.pem"), filepath.Join(dir, "key.pem")
+	writePair(t, a, "localhost", chain, key)
+	shown, err := Files(chain, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	half, release := make(chan bool), make(chan bool)
+	s := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/pull" {
+			_, _ = io.WriteString(w, "first half")
+			_ = http.NewResponseController(w).Flush()
+			half <- true
+			<-release
+			_, _ = io.WriteString(w, ", second half")
+		}
+	}), func(o *Options) { o.TLS = Config(shown, false) })
+	s.pool = x509.NewCertPool()
+	s.pool.AddCert(a.cert)
+	kept := s.idle(t, "127.0.0.2").(*tls.Conn)
+	answer := make(chan string, 1)
+	go func() {
+		text := []byte("nothing")
+		if r, err := s.client().Get("https://localhost:" + fmt.Sprint(s.Port()) + "/pull"); err == nil {
+			text, _ = io.ReadAll(r.Body)
+			r.Body.Close()
+		}
+		answer <- string(text)
+	}()
+	<-half
+	serial := func(c *tls.Conn) string { return c.ConnectionState().PeerCertificates[0].SerialNumber.String() }
+	before := serial(kept)
+	writePair(t, a, "localhost", chain, key)
+	time.Sleep(1100 * time.Millisecond)
+	if next := s.idle(t, "127.0.0.2").(*tls.Conn); serial(next) == before {
+		t.Error("a new connection is shown the old certificate")
+	}
+	release <- true
+	if got := <-answer; got != "first half, second half" || !asks(kept) {
+		t.Errorf("the pull that was under way got %q", got)
 	}
 }
 
