@@ -58,22 +58,21 @@ func Decide(p identity.Principal, have *Held, n Need, now time.Time) Decision {
 }
 
 // under reports whether the ceiling leaves room for n: an entry names the
-// repository (or the registry's catalog) and the action. What is not about
+// repository (or what of the registry is listed) and the action. What is not about
 // content is never under a ceiling.
 func under(c *identity.Ceiling, n *Need) bool {
 	for _, row := range content {
 		if row.Action != n.Action {
 			continue
 		}
-		typ, name := "registry", "catalog"
+		typ, name, actions := "registry", row.Registry, []string{"*"}
 		if repo, ok := n.Scope.Repository(); ok {
-			typ, name = "repository", string(repo)
-		}
-		if (n.Action == CatalogRead) != (typ == "registry") {
-			return false
+			typ, name, actions = "repository", string(repo), row.Scopes
 		}
 		for i := range c.Access {
-			if e := &c.Access[i]; e.Type == typ && (e.Name == name || e.Name == AnyRepository && typ == "repository") && slices.Contains(e.Actions, row.Scope) {
+			e := &c.Access[i]
+			if e.Type == typ && name != "" && (e.Name == name || e.Name == AnyRepository && typ == "repository") &&
+				slices.ContainsFunc(actions, func(a string) bool { return slices.Contains(e.Actions, a) }) {
 				return true
 			}
 		}
@@ -150,13 +149,19 @@ func (g Grant) Decide(a Action, scope ref.Scope) Decision {
 }
 
 // Admits is what the door asks: Decide, but what only the domain knows (which role
-// is assigned to whom, which repository of the catalog is meant) may still be
-// anything. The domain asks again, for each.
+// is assigned to whom, which repository of a catalog is meant, whether it is the
+// quarantine alone that shall change) may still be anything. The domain asks again,
+// for each.
 func (g Grant) Admits(a Action, scope ref.Scope) Decision {
-	return g.decide(func(q *question) {
+	_, repository := scope.Repository()
+	d := g.decide(func(q *question) {
 		q.need.Action, q.need.Scope = a, scope
-		q.open = a == RoleAssignmentWrite || a == RoleAssignmentDelete || a == CatalogRead
+		q.open = a == RoleAssignmentWrite || a == RoleAssignmentDelete || a == CatalogRead || a == DeletedRead && !repository
 	})
+	if a == MetadataWrite && d.Reason == Unassigned {
+		return g.Admits(QuarantineWrite, scope)
+	}
+	return d
 }
 
 // allowsAssignment is Allows for one role assignment, which conditions may judge.
@@ -168,18 +173,25 @@ func (g Grant) allowsAssignment(a Action, of *Assignment) error {
 // list there, and nothing keeps it from the content. The door has asked whether
 // the caller's token is for the catalog.
 func (g Grant) Lists(r ref.Repository) bool {
-	ask := func(a Action) Decision {
-		return g.decide(func(q *question) {
-			p := *q.caller
-			p.Ceiling = nil
-			q.caller, q.need.Action, q.need.Scope = &p, a, g.RepositoryScope(r)
-		})
-	}
-	if !ask(CatalogRead).Allowed {
+	if !g.unceiled(CatalogRead, g.RepositoryScope(r)).Allowed {
 		return false
 	}
-	why := ask(ContentRead).Reason
+	why := g.unceiled(ContentRead, g.RepositoryScope(r)).Reason
 	return why != Denied && why != Ruled
+}
+
+// ListsDeleted is Lists for the catalog of what was deleted.
+func (g Grant) ListsDeleted(r ref.Repository) bool {
+	return g.unceiled(DeletedRead, g.RepositoryScope(r)).Allowed
+}
+
+// unceiled decides as if the caller's token had been asked for everything.
+func (g Grant) unceiled(a Action, scope ref.Scope) Decision {
+	return g.decide(func(q *question) {
+		p := *q.caller
+		p.Ceiling = nil
+		q.caller, q.need.Action, q.need.Scope = &p, a, scope
+	})
 }
 
 func (g Grant) decide(set func(*question)) Decision {
@@ -187,7 +199,7 @@ func (g Grant) decide(set func(*question)) Decision {
 		return Decision{Reason: Unassigned}
 	}
 	q := question{caller: &g.in.principal, now: time.Now(), need: &Need{Mode: g.in.registry.Mode,
-		From: Circumstances{Address: g.in.call.From.Address, Listener: g.in.call.From.Listener, Operation: g.in.call.Operation}}}
+		From: Circumstances{Address: g.in.call.From.Seen(), Listener: g.in.call.From.Listener, Operation: g.in.call.Operation}}}
 	set(&q)
 	return g.in.held.decide(&q)
 }
@@ -196,11 +208,7 @@ func (g Grant) decide(set func(*question)) Decision {
 // a token that was asked for this, it could. It depends on the caller's rights
 // alone, so that to say so tells nothing about what exists.
 func (g Grant) Unasked(a Action, scope ref.Scope) bool {
-	return g.Decide(a, scope).Reason == Ceiled && g.decide(func(q *question) {
-		p := *q.caller
-		p.Ceiling = nil
-		q.caller, q.need.Action, q.need.Scope = &p, a, scope
-	}).Allowed
+	return g.Decide(a, scope).Reason == Ceiled && g.unceiled(a, scope).Allowed
 }
 
 // UnaskedAnywhere reports whether the ceiling of the caller's token leaves out the
@@ -276,6 +284,38 @@ func (g Grant) Sees(scope ref.Scope) bool {
 	})
 }
 
+// Permissions is what the caller is assigned at the scope, for its own eyes: who
+// may is still decided when something is done. What a denial may take away is left
+// out, and what depends on circumstances is there.
+func (g Grant) Permissions(scope ref.Scope) []Permission {
+	all, none := []Permission{}, Permission{}
+	if g.in == nil || g.in.held == nil {
+		return all
+	}
+	q := &question{caller: &g.in.principal, now: time.Now(), open: true, need: &Need{Scope: scope}}
+	g.in.held.above.scopes(scope, func(at ref.Scope) bool {
+		for _, a := range g.in.held.deny[at] {
+			if (a.Principal == Everybody || a.isFor(q.caller)) && !has(a.Exclude, q.caller) && a.holds(q) {
+				for _, p := range a.Permissions {
+					none.NotActions = append(none.NotActions, p.Actions...)
+					none.NotDataActions = append(none.NotDataActions, p.DataActions...)
+				}
+			}
+		}
+		for _, a := range g.in.held.allow[at] {
+			if a.isFor(q.caller) && a.holds(q) {
+				all = append(all, a.Permissions...)
+			}
+		}
+		return true
+	})
+	for i := range all {
+		all[i].NotActions = slices.Concat(all[i].NotActions, none.NotActions)
+		all[i].NotDataActions = slices.Concat(all[i].NotDataActions, none.NotDataActions)
+	}
+	return all
+}
+
 // anywhere reports whether some assignment gives the caller a at some repository
 // of the registry. A denial elsewhere does not matter: it is heard where the right
 // is used.
@@ -300,8 +340,14 @@ func (g Grant) Ask(asked []identity.Access) []identity.Access {
 	for _, of := range asked {
 		var actions []string
 		for _, row := range content {
-			if row.Scope != "" && (slices.Contains(of.Actions, row.Scope) || slices.Contains(of.Actions, "*")) && g.may(row.Action, of) {
-				actions = append(actions, row.Scope)
+			scopes := row.Scopes
+			if of.Type == "registry" {
+				scopes = []string{"*"}
+			}
+			for _, scope := range scopes {
+				if (slices.Contains(of.Actions, scope) || slices.Contains(of.Actions, "*")) && !slices.Contains(actions, scope) && g.may(row.Action, row.Registry, of) {
+					actions = append(actions, scope)
+				}
 			}
 		}
 		if actions != nil {
@@ -312,12 +358,14 @@ func (g Grant) Ask(asked []identity.Access) []identity.Access {
 }
 
 // may reports whether the caller may do a at what a scope of the token endpoint
-// names.
-func (g Grant) may(a Action, of identity.Access) bool {
-	if a == CatalogRead || of.Type != "repository" {
-		return a == CatalogRead && of.Type == "registry" && of.Name == "catalog" && g.mayUse(a, g.Scope())
-	}
-	if of.Name == AnyRepository {
+// names; registry is what such a scope calls it there.
+func (g Grant) may(a Action, registry string, of identity.Access) bool {
+	switch {
+	case of.Type == "registry":
+		return registry != "" && of.Name == registry && g.mayUse(a, g.Scope())
+	case of.Type != "repository":
+		return false
+	case of.Name == AnyRepository:
 		return g.anywhere(a)
 	}
 	repo, err := ref.ParseRepository(of.Name)

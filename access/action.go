@@ -1,6 +1,9 @@
 package access
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // An Action is what somebody wants to do, spelled as Azure's provider spells it.
 // Case does not matter.
@@ -22,6 +25,10 @@ const (
 	QuarantineRead  Action = registries + "quarantinedArtifacts/read"  // see and pull what is in quarantine
 	QuarantineWrite Action = registries + "quarantinedArtifacts/write" // put into quarantine, and let out
 	SignWrite       Action = registries + "trustedCollections/write"   // sign
+
+	// Control-plane actions in every registry: no data action gives them.
+	DeletedRead    Action = registries + "deleted/read"           // look at what was deleted and can be restored
+	DeletedRestore Action = registries + "deleted/restore/action" // restore it
 )
 
 // Actions on resources.
@@ -29,6 +36,8 @@ const (
 	RegistryRead         Action = registries + "read"
 	RegistryWrite        Action = registries + "write"
 	RegistryDelete       Action = registries + "delete"
+	RegistryUsages       Action = registries + "listUsages/read"
+	RegistryCheckName    Action = "Microsoft.ContainerRegistry/checkNameAvailability/read"
 	ScopeMapRead         Action = registries + "scopeMaps/read"
 	ScopeMapWrite        Action = registries + "scopeMaps/write"
 	ScopeMapDelete       Action = registries + "scopeMaps/delete"
@@ -97,6 +106,7 @@ const (
 	ManagedIdentityRead            Action = managedIdentities + "read"
 	ManagedIdentityWrite           Action = managedIdentities + "write"
 	ManagedIdentityDelete          Action = managedIdentities + "delete"
+	ManagedIdentityAssign          Action = managedIdentities + "assign/action" // let something act as it
 	ManagedIdentityFederatedRead   Action = managedIdentities + "federatedIdentityCredentials/read"
 	ManagedIdentityFederatedWrite  Action = managedIdentities + "federatedIdentityCredentials/write"
 	ManagedIdentityFederatedDelete Action = managedIdentities + "federatedIdentityCredentials/delete"
@@ -111,23 +121,47 @@ const (
 
 // content has a row for each action on content: the control-plane action that
 // stands for it in legacy mode, and its name in the scopes of the token endpoint
-// and in the actions of scope maps.
+// and in the actions of scope maps. No scope is about quarantine: who may pull, or
+// change attributes, with a token may do it there too if it has the right.
 var content = [...]struct {
 	Action   Action
 	Control  Action
-	Either   bool   // either of the two gives it, in both modes
-	Scope    string // repository:<name>:<Scope>; "" if no scope names it
-	ScopeMap string // repositories/<name>/<ScopeMap>; "" if scope maps cannot give it
+	Either   bool     // either of the two gives it, in both modes
+	Scopes   []string // repository:<name>:<one of Scopes>; none if no scope is for it
+	Registry string   // registry:<Registry>:*; "" if it is not about the registry
+	ScopeMap string   // repositories/<name>/<ScopeMap>; "" if scope maps cannot give it
 }{
-	{ContentRead, registries + "pull/read", false, "pull", "content/read"},
-	{ContentWrite, registries + "push/write", false, "push", "content/write"},
-	{ContentDelete, registries + "artifacts/delete", false, "delete", "content/delete"},
-	{MetadataRead, registries + "pull/read", false, "metadata_read", "metadata/read"},
-	{MetadataWrite, registries + "metadata/write", false, "metadata_write", "metadata/write"},
-	{CatalogRead, registries + "pull/read", false, "*", ""},
-	{QuarantineRead, registries + "quarantine/read", true, "", ""},
-	{QuarantineWrite, registries + "quarantine/write", true, "", ""},
-	{SignWrite, registries + "sign/write", true, "", ""},
+	{ContentRead, registries + "pull/read", false, []string{"pull"}, "", "content/read"},
+	{ContentWrite, registries + "push/write", false, []string{"push"}, "", "content/write"},
+	{ContentDelete, registries + "artifacts/delete", false, []string{"delete"}, "", "content/delete"},
+	{MetadataRead, registries + "pull/read", false, []string{"metadata_read"}, "", "metadata/read"},
+	{MetadataWrite, registries + "metadata/write", false, []string{"metadata_write"}, "", "metadata/write"},
+	{CatalogRead, registries + "pull/read", false, nil, "catalog", ""},
+	{QuarantineRead, registries + "quarantine/read", true, []string{"pull", "metadata_read"}, "", ""},
+	{QuarantineWrite, registries + "quarantine/write", true, []string{"metadata_write"}, "", ""},
+	{SignWrite, registries + "sign/write", true, nil, "", ""},
+	{DeletedRead, DeletedRead, false, []string{"deleted_read"}, "deleted_catalog", ""},
+	{DeletedRestore, DeletedRestore, false, []string{"deleted_restore"}, "", ""},
+}
+
+// DataActions lists the actions on content.
+func DataActions() []Action {
+	all := make([]Action, len(content))
+	for i := range content {
+		all[i] = content[i].Action
+	}
+	return all
+}
+
+// ControlActions lists the control-plane actions that stand for those on content.
+func ControlActions() []Action {
+	var all []Action
+	for i := range content {
+		if c := content[i].Control; !slices.Contains(all, c) {
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
 // control is the control-plane action that stands for a; a itself if it is none

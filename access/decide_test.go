@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -242,9 +243,18 @@ func TestActionsOfScopeMaps(t *testing.T) {
 	}
 	for _, text := range []string{"", "repositories//content/read", "repositories/team/api", "repositories/a/*/b/content/read", "repositories/a*/content/read",
 		"repositories/*/*/content/read", "repositories/**/content/read", "repositories/Team/content/read", "repositories/../content/read", "repositories/team/content/fly",
-		"repository/team/content/read", "gateway/edge/config/read", "repositories/team/catalog/read", "repositories/team/", "repositories/team"} {
+		"repository/team/content/read", "gateway/edge/config/delete", "gateway//config/read", "gateway/a/b/config/read", "gateway/*/config/read", "repositories/team/catalog/read", "repositories/team/", "repositories/team"} {
 		if a, err := ParseMapped(shop, text); err == nil {
 			t.Errorf("%q was read as %+v", text, a)
+		}
+	}
+}
+
+// What a connected registry is given at its gateway gives nothing here.
+func TestActionsOfGatewaysGiveNothing(t *testing.T) {
+	for _, text := range []string{"gateway/edge/config/read", "gateway/edge/config/write", "gateway/edge/message/read", "gateway/edge/message/write"} {
+		if a, err := ParseMapped(shop, text); err != nil || !reflect.DeepEqual(a, Assignment{}) {
+			t.Errorf("%q was read as %+v, %v", text, a, err)
 		}
 	}
 }
@@ -291,7 +301,7 @@ func FuzzActionsOfScopeMaps(f *testing.F) {
 	f.Add("repositories/*/content/read", "x")
 	f.Fuzz(func(t *testing.T, text, name string) {
 		a, err := ParseMapped(shop, text)
-		if err != nil {
+		if err != nil || a.Actions == nil {
 			return
 		}
 		a.Principal = "u1"

@@ -26,6 +26,8 @@ var everyAction = []struct {
 	{"see-quarantine", QuarantineRead, at("team/api")},
 	{"quarantine", QuarantineWrite, at("team/api")},
 	{"sign", SignWrite, at("team/api")},
+	{"see-deleted", DeletedRead, at("team/api")},
+	{"restore", DeletedRestore, at("team/api")},
 	{"read", RegistryRead, shop.Scope()},
 	{"configure", RegistryWrite, shop.Scope()},
 	{"destroy", RegistryDelete, shop.Scope()},
@@ -60,7 +62,7 @@ func TestEveryBuiltInRole(t *testing.T) {
 		all = append(all, a.word)
 	}
 	const (
-		reads   = "read see-tokens see-cache-rules see-credential-sets see-assignments see-rules events"
+		reads   = "read see-deleted see-tokens see-cache-rules see-credential-sets see-assignments see-rules events"
 		lets    = "assign define deny"
 		own     = "rule users"
 		config  = "read admin-password see-tokens webhook-secrets"
@@ -316,6 +318,47 @@ func TestTheCatalogShowsWhatMayBeSeen(t *testing.T) {
 		}
 		if got := strings.Join(seen, " "); got != row.want || g.Admits(CatalogRead, g.Scope()).Allowed != (row.want != "") {
 			t.Errorf("%s: %q, and the door says %+v", row.sentence, got, g.Admits(CatalogRead, g.Scope()))
+		}
+	}
+}
+
+// TestQuarantineIsAlsoAnAttribute: the door lets in who may change only that of the
+// attributes, and the domain asks what is changed.
+func TestQuarantineIsAlsoAnAttribute(t *testing.T) {
+	of := func(role string) Grant {
+		return NewGrant(Registry{UID: "r1", ID: shop}, someone, NewHeld(Assignment{Principal: "u1", Role: role, Scope: shop.Scope()}), Call{})
+	}
+	for role, want := range map[string]bool{QuarantineWriterRole: true, ContributorRole: true, QuarantineReaderRole: false, PushRole: false} {
+		g := of(role)
+		if g.Admits(MetadataWrite, at("a")).Allowed != want || g.Can(MetadataWrite, at("a")) != (role == ContributorRole) {
+			t.Errorf("%s: %+v", role, g.Admits(MetadataWrite, at("a")))
+		}
+	}
+	if given := of(QuarantineWriterRole).Ask(identity.ParseScopes([]string{"repository:a:metadata_write,metadata_read,push"})); len(given) != 1 || strings.Join(given[0].Actions, ",") != "metadata_read,metadata_write" {
+		t.Errorf("%+v", given)
+	}
+}
+
+// TestWhatWasDeletedHasRightsOfItsOwn, which no data action gives.
+func TestWhatWasDeletedHasRightsOfItsOwn(t *testing.T) {
+	data := Permission{DataActions: []string{"*"}}
+	for _, mode := range []Mode{Legacy, ABAC} {
+		held := &Held{}
+		held.add(Assignment{Principal: "u1", Permissions: []Permission{data}, Scope: shop.Scope()})
+		p := someone
+		p.Ceiling = &identity.Ceiling{Access: []identity.Access{{Type: "registry", Name: "deleted_catalog", Actions: []string{"*"}}}}
+		if g := NewGrant(Registry{UID: "r1", ID: shop, Mode: mode}, p, held, Call{}); g.Admits(DeletedRead, shop.Scope()).Allowed || g.ListsDeleted("a") {
+			t.Errorf("%s: a data action shows what was deleted", mode)
+		}
+		g := NewGrant(Registry{UID: "r1", ID: shop, Mode: mode}, p, NewHeld(Assignment{Principal: "u1", Role: ReaderRole, Scope: shop.Scope()}), Call{})
+		if !g.Admits(DeletedRead, shop.Scope()).Allowed || !g.ListsDeleted("a") || g.Can(DeletedRead, at("a")) || g.Admits(CatalogRead, shop.Scope()).Allowed {
+			t.Errorf("%s: a token for the catalog of deleted repositories is for that", mode)
+		}
+		p.Ceiling = nil
+		g = NewGrant(Registry{UID: "r1", ID: shop, Mode: mode}, p, NewHeld(Assignment{Principal: "u1", Role: ReaderRole, Scope: shop.Scope()}), Call{})
+		given := g.Ask(identity.ParseScopes([]string{"repository:a:deleted_read,deleted_restore registry:deleted_catalog:* registry:deleted_catalog:deleted_read"}))
+		if len(given) != 2 || strings.Join(given[0].Actions, ",") != "deleted_read" || strings.Join(given[1].Actions, ",") != "*" {
+			t.Errorf("%s: %+v", mode, given)
 		}
 	}
 }

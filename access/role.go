@@ -53,7 +53,7 @@ func (p Permission) MarshalJSON() ([]byte, error) {
 func (p Permission) allows(a Action, mode Mode) bool {
 	c, either, isContent := control(a)
 	byControl := named(p.Actions, c) && !named(p.NotActions, c)
-	if !isContent || mode != ABAC && !either {
+	if !isContent || c == a || mode != ABAC && !either {
 		return byControl
 	}
 	return either && byControl || p.data(a)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"breakwater/db"
@@ -128,6 +129,9 @@ func (s *Store) mapped(ctx context.Context, r Registry, p identity.Principal) ([
 		if err != nil {
 			return nil, fmt.Errorf("read scope map %s: %w", doc.ID, err)
 		}
+		if a.Actions == nil {
+			continue
+		}
 		a.Principal = p.ID
 		as = append(as, a)
 	}
@@ -144,8 +148,16 @@ func gone(err error) error {
 
 // ParseMapped reads an action of a scope map: "repositories/<repository>/<action>"
 // where the repository is a name, "prefix/*" or "*". A prefix covers what lies
-// below it, also what does not exist yet, but not itself.
+// below it, also what does not exist yet, but not itself. Those of a connected
+// registry, "gateway/<name>/config/read" and the like, are read and give nothing: it
+// comes to no gateway here (azure-contract §3.13).
 func ParseMapped(registry ref.ID, text string) (Assignment, error) {
+	if name, ok := strings.CutPrefix(text, "gateway/"); ok {
+		name, action, _ := strings.Cut(name, "/")
+		if identity.CheckName("gateway", name) == nil && slices.Contains(gatewayActions, action) {
+			return Assignment{}, nil
+		}
+	}
 	rest, ok := strings.CutPrefix(text, "repositories/")
 	for _, row := range content {
 		name, found := strings.CutSuffix(rest, "/"+row.ScopeMap)
@@ -171,6 +183,8 @@ func ParseMapped(registry ref.ID, text string) (Assignment, error) {
 	return Assignment{}, fault.New(fault.BadRequest,
 		"an action is repositories/<repository, prefix/* or *>/ and content/read, content/write, content/delete, metadata/read or metadata/write")
 }
+
+var gatewayActions = []string{"config/read", "config/write", "message/read", "message/write"}
 
 // get reads a document of one type, so that a name cannot lead to another kind.
 func (s *Store) get(ctx context.Context, id ref.ID, typ string) (resource.Resource, error) {

@@ -10,6 +10,7 @@ import (
 const (
 	AzureCLI = "04b07795-8ddb-461a-bbee-02f9e1bf7b46" // public, and known to every az
 	Portal   = "b2ea1a7e-0000-8000-8000-706f7274616c" // this server's own
+	Command  = "b2ea1a7e-0000-8000-8000-636c69656e74" // breakwater login, by the code of a device alone
 )
 
 // An Application is a client that people sign in through. It is public: it has no
@@ -36,6 +37,8 @@ func (s *Store) Application(ctx context.Context, id string) (Application, error)
 	switch id {
 	case AzureCLI:
 		return Application{ID: id, Name: "Azure CLI", Loopback: true}, nil
+	case Command:
+		return Application{ID: id, Name: "Breakwater command line"}, nil
 	case Portal:
 		return Application{ID: id, Name: "Breakwater portal", Portal: true}, nil
 	}

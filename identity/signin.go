@@ -469,7 +469,7 @@ func (s *Store) endFamily(ctx context.Context, tx *db.Tx, id string, d descent, 
 	}
 	return s.o.Ledger.Append(ctx, tx, ledger.Event{
 		Time: time.Now(), Category: ledger.Security, Operation: "Breakwater.Identity/signIns/replayed",
-		Who: ledger.Who{ID: d.ID, Kind: string(d.Kind), Name: d.Name}, Outcome: ledger.Refused, Scope: ref.Scope(d.Account.Key()), From: ledger.From{Address: from.Addr, Listener: from.Listener},
+		Who: ledger.Who{ID: d.ID, Kind: string(d.Kind), Name: d.Name}, Outcome: ledger.Refused, Scope: ref.Scope(d.Account.Key()), From: ledger.From{Address: from.Addr, Listener: from.Listener, Endpoint: from.Endpoint, Told: from.Told},
 		Detail: ledger.Detail{More: map[string]string{"what": what, "client": d.Client}},
 	})
 }
