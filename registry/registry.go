@@ -3,6 +3,8 @@
 package registry
 
 import (
+	"strings"
+
 	"breakwater/access"
 	"breakwater/identity"
 	"breakwater/network"
@@ -12,6 +14,21 @@ import (
 
 // Type is the ARM type of a registry.
 const Type = "Microsoft.ContainerRegistry/registries"
+
+// Of is the registry that id is or lies in, as id spells it; "" if that is none.
+func Of(id ref.ID) ref.ID {
+	const under = "/providers/microsoft.containerregistry/registries/"
+	key := id.Key()
+	at := strings.Index(key, under)
+	if at < 0 || len(key) != len(id) || strings.Count(key[:at], "/") != 4 || !strings.HasPrefix(key, "/subscriptions/") {
+		return ""
+	}
+	end := at + len(under)
+	if next := strings.IndexByte(key[end:], '/'); next >= 0 {
+		return id[:end+next]
+	}
+	return id
+}
 
 // A Registry is one registry as its document says.
 type Registry struct {
@@ -24,30 +41,16 @@ type Registry struct {
 	Etag        string
 	System      resource.SystemData
 	Properties
+
+	// Endpoints are the connections with private endpoints that Decide is asked with.
+	Endpoints []network.PrivateEndpointConnection
+
+	// Connections are its private endpoints: what Get, List and Update show beside it.
+	Connections []resource.Resource
 }
 
-// Properties are the settings of a registry: the section of each control, as ARM
-// spells them.
-type Properties struct {
-	identity.LocalAuthentication
-	access.Settings
-	network.Access
-	Policies Policies `json:"policies,omitzero"`
-}
-
-// Policies are switches about content.
-type Policies struct {
-	SparseManifests     Policy `json:"sparseManifests,omitzero"`                  // indexes may name manifests that are not here
-	AuthenticationAsARM Policy `json:"azureADAuthenticationAsArmPolicy,omitzero"` // "disabled": tokens for the control plane do not open the registry
-}
-
-// A Policy is a switch that is off until its status is "enabled".
-type Policy struct {
-	Status string `json:"status,omitempty"`
-}
-
-// Enabled reports whether the switch is on.
-func (p Policy) Enabled() bool { return p.Status == "enabled" }
+// Reach is whether an origin may reach the registry.
+func (r *Registry) Reach(o network.Origin) network.Verdict { return r.Access.Decide(o, r.Endpoints) }
 
 // Realm is the registry as identity knows it.
 func (r *Registry) Realm() identity.Realm {

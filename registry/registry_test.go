@@ -78,6 +78,14 @@ func build(t testing.TB, d *db.DB) *house {
 	h.users = &directory.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
 	h.registries = registry.New(registry.Options{DB: d, Documents: h.docs, Ledger: l, Rings: h.rings, Identity: h.identity, Access: h.access,
 		Default: "breakwater", Host: "localhost:8443", Domain: "example.com:8443"})
+	h.ok(d.Write(t.Context(), func(tx *db.Tx) error {
+		for _, id := range []ref.ID{group, ref.ID(strings.Replace(string(group), "trade", "other", 1))} {
+			if _, err := h.docs.Put(t.Context(), tx, resource.Resource{ID: id, Type: "Microsoft.Resources/resourceGroups", Location: "local"}, resource.Absent); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 	for _, id := range []ref.ID{mainID, shopID} {
 		if _, err := h.registries.Create(t.Context(), h.server, id, "local", nil, registry.Properties{}); err != nil {
 			t.Fatal(err)
@@ -107,8 +115,8 @@ func (h *house) enter(host string, c identity.Credentials) (access.Grant, error)
 	if err != nil {
 		return access.Grant{}, err
 	}
-	if err := r.Allow(here); err != nil {
-		return access.Grant{}, err
+	if !r.Reach(here).Allowed {
+		return access.Grant{}, network.Refused(here)
 	}
 	p, err := h.identity.Authenticate(ctx, r.Realm(), identity.ContentPlane, c, here)
 	if err != nil {
@@ -207,9 +215,11 @@ func TestNewRegistryHasItsKeyAndRefusesStrangers(t *testing.T) {
 			{mainID, fault.Conflict},
 			{group.Extension(registry.Type, "BREAKWATER"), fault.Conflict},
 			{ref.ID(strings.Replace(string(mainID), "trade", "other", 1)), fault.Conflict},
-			{group.Extension(registry.Type, "tiny"), fault.BadRequest},
-			{group.Extension(registry.Type, "has-dash"), fault.BadRequest},
-			{group.Extension(registry.Type, strings.Repeat("a", 51)), fault.BadRequest},
+			{ref.ID(strings.Replace(string(mainID), "trade", "nowhere", 1)) + "2", fault.NotFound},
+			{ref.ID("/providers/" + registry.Type + "/third"), fault.BadRequest},
+			{group.Extension(registry.Type, "tiny"), fault.NameInvalid},
+			{group.Extension(registry.Type, "has-dash"), fault.NameInvalid},
+			{group.Extension(registry.Type, strings.Repeat("a", 51)), fault.NameInvalid},
 		} {
 			if _, err := h.registries.Create(t.Context(), h.server, row.id, "local", nil, registry.Properties{}); fault.Of(err) != row.want {
 				t.Errorf("%s: %v", row.id, err)
@@ -342,7 +352,7 @@ func TestUpdatesCheckWhatTheyAreGiven(t *testing.T) {
 	if _, err := h.registries.RegenerateCredential(ctx, reader, mainID, "password1"); fault.Of(err) != fault.Denied {
 		t.Errorf("a reader made a password: %v", err)
 	}
-	if list, err := h.registries.List(ctx, reader); err != nil || len(list) != 1 || list[0].Name != "breakwater" {
+	if list, err := h.registries.List(ctx, reader, "", "", 10); err != nil || len(list) != 1 || list[0].Name != "breakwater" {
 		t.Errorf("a reader of one registry lists %v, %v", list, err)
 	}
 	if _, err := h.registries.Get(ctx, reader, shopID); fault.Of(err) != fault.Denied {
@@ -355,11 +365,11 @@ func TestUpdatesCheckWhatTheyAreGiven(t *testing.T) {
 
 func TestPropertiesAreSpelledAsARMDoes(t *testing.T) {
 	text, err := json.Marshal(registry.Properties{})
-	if err != nil || string(text) != `{"adminUserEnabled":false,"anonymousPullEnabled":false}` {
+	if err != nil || string(text) != `{"adminUserEnabled":false,"anonymousPullEnabled":false,"dataEndpointEnabled":false}` {
 		t.Errorf("%s, %v", text, err)
 	}
 	var p registry.Properties
-	const full = `{"adminUserEnabled":true,"anonymousPullEnabled":true,"roleAssignmentMode":"AbacRepositoryPermissions","publicNetworkAccess":"Enabled","networkRuleSet":{"defaultAction":"Deny","ipRules":[{"action":"Allow","value":"203.0.113.0/24"}]},"policies":{"sparseManifests":{"status":"enabled"}}}`
+	const full = `{"adminUserEnabled":true,"anonymousPullEnabled":true,"roleAssignmentMode":"AbacRepositoryPermissions","publicNetworkAccess":"Enabled","networkRuleSet":{"defaultAction":"Deny","ipRules":[{"action":"Allow","value":"203.0.113.0/24"}]},"policies":{"sparseManifests":{"status":"enabled"}},"dataEndpointEnabled":false}`
 	if err := json.Unmarshal([]byte(full), &p); err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,8 +16,10 @@ import (
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
+	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/resource"
+	"breakwater/transit"
 )
 
 // Options say what a Store stands on and what its host names mean.
@@ -35,8 +38,9 @@ type Options struct {
 
 // A Store keeps the registries.
 type Store struct {
-	o      Options
-	loaded resource.Cache[struct{}, map[string]*Registry]
+	o       Options
+	loaded  resource.Cache[string, *Registry] // by name in lower case
+	behinds resource.Cache[ref.ID, string]    // by the key of a private endpoint
 }
 
 // New returns the registries in o.Documents.
@@ -45,65 +49,68 @@ func New(o Options) *Store {
 	return &Store{o: o}
 }
 
-// all is every registry by its name in lower case.
-func (s *Store) all(ctx context.Context) (map[string]*Registry, error) {
-	return s.loaded.Get(ctx, s.o.Documents, struct{}{}, func(ctx context.Context) (map[string]*Registry, error) {
-		all := map[string]*Registry{}
-		for after := ref.ID(""); ; {
-			docs, err := s.o.Documents.List(ctx, "", Type, after, 1000)
-			if err != nil {
-				return nil, err
-			}
-			for _, doc := range docs {
-				r, err := s.read(doc)
-				if err != nil {
-					return nil, err
-				}
-				all[strings.ToLower(r.Name)] = r
-				after = doc.ID
-			}
-			if len(docs) == 0 {
-				return all, nil
-			}
-		}
-	})
-}
-
-func (s *Store) read(doc resource.Resource) (*Registry, error) {
-	r := &Registry{ID: doc.ID, UID: doc.System.UID, Name: doc.ID.Name(), Location: doc.Location, Tags: doc.Tags, Etag: doc.Etag, System: doc.System}
+// parse is what a document itself says of its registry.
+func (s *Store) parse(doc resource.Resource) (*Registry, error) {
+	r := &Registry{ID: doc.ID, UID: doc.System.UID, Name: doc.ID.Name(), LoginServer: s.loginServer(doc.ID.Name()),
+		Location: doc.Location, Tags: doc.Tags, Etag: doc.Etag, System: doc.System}
 	if err := json.Unmarshal(doc.Properties, &r.Properties); err != nil {
 		return nil, fmt.Errorf("read registry %s: %w", doc.ID, err)
 	}
-	r.LoginServer = s.o.Host
-	if name := strings.ToLower(r.Name); name != strings.ToLower(s.o.Default) {
-		r.LoginServer = name + "." + s.o.Domain
-	}
 	return r, nil
 }
 
-// ByHost is the registry that a request's Host means: <name>.<domain> is that
-// registry or none, every other name is the default registry. The result is
-// shared: do not change it.
-func (s *Store) ByHost(ctx context.Context, host string) (*Registry, error) {
-	all, err := s.all(ctx)
+// read is parse with what other documents say of what it names.
+func (s *Store) read(ctx context.Context, doc resource.Resource) (*Registry, error) {
+	r, err := s.parse(doc)
 	if err != nil {
 		return nil, err
 	}
-	r := all[s.name(host)]
-	if r == nil {
-		return nil, unknown()
+	for id := range r.Identity.Assigned {
+		c, err := s.o.Identity.ClientAt(ctx, id)
+		if fault.Of(err) == fault.NotFound {
+			continue // it was deleted, and is nobody
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Identity.Assigned[id] = AssignedIdentity{c.PrincipalID, c.ClientID}
 	}
 	return r, nil
 }
 
-// name is the name in lower case of the registry that host means.
-func (s *Store) name(host string) string {
+// loginServer is the host[:port] of a registry of that name.
+func (s *Store) loginServer(name string) string {
+	if strings.EqualFold(name, s.o.Default) {
+		return s.o.Host
+	}
+	return strings.ToLower(name) + "." + s.o.Domain
+}
+
+// ByHost is the registry that a request's Host means: <name>.<domain> and
+// <name>.privatelink.<domain> are that registry or none. Every other name is the
+// default registry, or who comes by a private endpoint to one registry alone means
+// that one. The result is shared: do not change it.
+func (s *Store) ByHost(ctx context.Context, host string) (*Registry, error) {
+	name, named := s.name(host)
+	if endpoint := transit.ArrivalOf(ctx).Endpoint; endpoint != "" && !named {
+		behind, err := s.behind(ctx, endpoint)
+		if err != nil {
+			return nil, err
+		}
+		name = cmp.Or(behind, name)
+	}
+	return s.ByName(ctx, name)
+}
+
+// name is the name in lower case of the registry that host means, and whether host
+// has it in itself.
+func (s *Store) name(host string) (name string, named bool) {
 	if s.o.Domain != "" {
 		if name, ok := strings.CutSuffix(bare(host), "."+bare(s.o.Domain)); ok {
-			return name
+			return strings.TrimSuffix(name, "."+PrivateLink), true
 		}
 	}
-	return strings.ToLower(s.o.Default)
+	return strings.ToLower(s.o.Default), false
 }
 
 // bare is a host name without port and trailing dot, in lower case.
@@ -116,23 +123,53 @@ func bare(host string) string {
 
 func unknown() error { return fault.New(fault.NotFound, "there is no such registry") }
 
-// ByName is the registry of that name.
+// ByName is the registry of that name, in any spelling. It is found by an index,
+// however many there are.
 func (s *Store) ByName(ctx context.Context, name string) (*Registry, error) {
-	all, err := s.all(ctx)
-	if err != nil {
-		return nil, err
+	if !validName(name) {
+		return nil, unknown()
 	}
-	if r := all[strings.ToLower(name)]; r != nil {
-		return r, nil
-	}
-	return nil, unknown()
+	return s.loaded.Get(ctx, s.o.Documents, strings.ToLower(name), func(ctx context.Context) (*Registry, error) {
+		docs, err := s.o.Documents.Find(ctx, named(name))
+		if err != nil {
+			return nil, err
+		}
+		if len(docs) == 0 {
+			return nil, unknown()
+		}
+		r, err := s.read(ctx, docs[0])
+		if err != nil {
+			return nil, err
+		}
+		return r, s.reachable(ctx, r)
+	})
 }
 
-// Get is the registry with that id.
-func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, error) {
-	if err := g.Allows(access.RegistryRead, id.Scope()); err != nil {
-		return nil, err
+// reachable fills in what is decided with at every request.
+func (s *Store) reachable(ctx context.Context, r *Registry) error {
+	docs, err := s.o.Documents.List(ctx, r.ID, ConnectionType, "", 0)
+	if err != nil {
+		return err
 	}
+	for _, doc := range docs {
+		c := network.PrivateEndpointConnection{Name: doc.ID.Name()}
+		if err := json.Unmarshal(doc.Properties, &c); err != nil {
+			return fmt.Errorf("read %s: %w", doc.ID, err)
+		}
+		r.Endpoints = append(r.Endpoints, c)
+	}
+	r.Access.Compile()
+	return nil
+}
+
+// named are the registries of one name; there is at most one. The holder of its
+// document is its name, so that no other place has to be kept in step.
+func named(name string) resource.Query {
+	return resource.Query{Type: Type, Holders: []string{strings.ToLower(name)}}
+}
+
+// ByID is the registry of that id.
+func (s *Store) ByID(ctx context.Context, id ref.ID) (*Registry, error) {
 	r, err := s.ByName(ctx, id.Name())
 	if err == nil && r.ID.Key() != id.Key() {
 		return nil, unknown()
@@ -140,21 +177,66 @@ func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, 
 	return r, err
 }
 
-// List is the registries that the caller may read, in order of their names.
-func (s *Store) List(ctx context.Context, g access.Grant) ([]*Registry, error) {
-	all, err := s.all(ctx)
+// Get is the registry with that id.
+func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, error) {
+	if err := g.Allows(access.RegistryRead, id.Scope()); err != nil {
+		return nil, err
+	}
+	r, err := s.ByID(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	var list []*Registry
-	for _, r := range all {
-		if g.Can(access.RegistryRead, r.ID.Scope()) {
-			list = append(list, r)
+	shown := *r
+	return &shown, s.connect(ctx, id, &shown)
+}
+
+// connect fills in the private endpoints of registries, all of which lie at or
+// below under.
+func (s *Store) connect(ctx context.Context, under ref.ID, registries ...*Registry) error {
+	docs, err := s.o.Documents.List(ctx, under, ConnectionType, "", 0)
+	if err != nil || len(docs) == 0 {
+		return err
+	}
+	of := make(map[string]*Registry, len(registries))
+	for _, r := range registries {
+		of[r.ID.Key()] = r
+	}
+	for _, doc := range docs {
+		if r := of[doc.ID.Parent().Key()]; r != nil {
+			r.Connections = append(r.Connections, doc)
 		}
 	}
-	slices.SortFunc(list, func(a, b *Registry) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
+	return nil
 }
+
+// List is the registries at or below under ("" is everywhere) that the caller may
+// read, after the one called after, in order of their ids, at most limit.
+func (s *Store) List(ctx context.Context, g access.Grant, under, after ref.ID, limit int) (list []*Registry, err error) {
+	for len(list) < limit {
+		docs, err := s.o.Documents.List(ctx, under, Type, after, limit)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range docs {
+			after = doc.ID
+			if len(list) == limit || !g.Can(access.RegistryRead, doc.ID.Scope()) {
+				continue
+			}
+			r, err := s.read(ctx, doc)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, r)
+		}
+		if len(docs) < limit {
+			break
+		}
+	}
+	return list, s.connect(ctx, under, list...)
+}
+
+// Tenant is the tenant of the registries' own identities.
+func (s *Store) Tenant() string { return s.o.Identity.Tenant() }
 
 // validName is Azure's rule: 5 to 50 letters and digits.
 func validName(s string) bool {
@@ -173,68 +255,102 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 	if err := g.Allows(access.RegistryWrite, id.Scope()); err != nil {
 		return nil, err
 	}
-	if !validName(id.Name()) || !strings.HasSuffix(id.Parent().Key(), "/providers/microsoft.containerregistry") {
-		return nil, fault.New(fault.BadRequest, "the name of a registry has 5 to 50 letters and digits")
-	}
 	if _, err := ref.ParseID(string(id)); err != nil {
 		return nil, err
 	}
-	if err := p.Check(); err != nil {
+	if err := s.nameable(id.Name()); err != nil {
 		return nil, err
 	}
-	if _, err := s.ByName(ctx, id.Name()); fault.Of(err) != fault.NotFound {
-		if err == nil {
-			err = taken(id)
-		}
-		return nil, err
+	if Of(id) != id {
+		return nil, fault.New(fault.BadRequest, "a registry lies in a resource group")
 	}
-	properties, err := json.Marshal(p)
+	location, err := place(location)
 	if err != nil {
 		return nil, err
 	}
-	doc := resource.Resource{ID: id, Type: Type, Location: location, Tags: tags, Properties: properties, System: g.Modified()}
+	if p, err = s.settle(ctx, g, nil, p); err != nil {
+		return nil, err
+	}
+	doc := resource.Resource{ID: id, Type: Type, Holder: id.Name(), Location: location, Tags: tags, System: g.Modified()}
+	if doc.Properties, err = json.Marshal(p); err != nil {
+		return nil, err
+	}
 	err = s.o.DB.Write(ctx, func(tx *db.Tx) error {
-		made, err := s.o.Documents.Put(ctx, tx, doc, resource.Absent)
-		if fault.Of(err) == fault.Stale {
-			return taken(id)
+		if err := s.o.Documents.Lock(ctx, tx); err != nil {
+			return err
 		}
+		if _, err := s.o.Documents.GetTx(ctx, tx, id.Parent().Parent()); fault.Of(err) == fault.NotFound {
+			return fault.New(fault.NotFound, "there is no resource group %s; make it first", id.Parent().Parent().Name())
+		} else if err != nil {
+			return err
+		}
+		if others, err := s.o.Documents.FindTx(ctx, tx, named(id.Name())); err != nil {
+			return err
+		} else if len(others) > 0 {
+			return taken(id.Name())
+		}
+		doc, err = s.o.Documents.Put(ctx, tx, doc, resource.Absent)
 		if err != nil {
 			return err
 		}
-		if err := s.o.Rings.Create(ctx, tx, made.System.UID); err != nil {
+		if err := s.o.Rings.Create(ctx, tx, doc.System.UID); err != nil {
 			return err
 		}
 		if err := s.o.Access.PutSystemScopeMaps(ctx, tx, g, id); err != nil {
 			return err
 		}
 		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
-		e.Registry = made.System.UID
+		e.Registry = doc.System.UID
+		e.Detail.More = map[string]string{"after": string(doc.Properties)}
 		return s.o.Ledger.Append(ctx, tx, e)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return s.ByName(ctx, id.Name())
+	return s.read(ctx, doc)
 }
 
-func taken(id ref.ID) error {
-	return fault.New(fault.Conflict, "the registry name %s is taken", id.Name())
-}
-
-// Check refuses settings whose meaning is not certain.
-func (p Properties) Check() error {
-	if err := p.Settings.Check(); err != nil {
-		return err
+// nameable refuses a name that no registry of this server can have.
+func (s *Store) nameable(name string) error {
+	if !validName(name) {
+		return fault.New(fault.NameInvalid, "the name of a registry has 5 to 50 letters and digits")
 	}
-	if err := p.Access.Check(); err != nil {
-		return err
-	}
-	for _, policy := range []Policy{p.Policies.SparseManifests, p.Policies.AuthenticationAsARM} {
-		if !slices.Contains([]string{"", "enabled", "disabled"}, policy.Status) {
-			return fault.New(fault.BadRequest, "the status of a policy is enabled or disabled")
-		}
+	if s.o.Domain == "" && !strings.EqualFold(name, s.o.Default) {
+		return fault.New(fault.Conflict, "this server has no domain under which a registry %s could be reached; start it with --domain", name)
 	}
 	return nil
+}
+
+func taken(name string) error {
+	return fault.New(fault.Conflict, "the registry name %s is taken", name)
+}
+
+// Availability is whether a registry may be called so.
+type Availability struct {
+	Free        bool
+	Reason      string // AlreadyExists or Invalid
+	Message     string
+	LoginServer string // that it would have
+}
+
+// CheckName tells whoever may make registries below the scope whether there can be
+// one of this name. Names are those of hosts, so that this tells of registries that
+// the caller may not see, as in Azure.
+func (s *Store) CheckName(ctx context.Context, g access.Grant, at ref.Scope, name string) (Availability, error) {
+	if err := g.Allows(access.RegistryCheckName, at); err != nil {
+		return Availability{}, err
+	}
+	if err := s.nameable(name); err != nil {
+		return Availability{Reason: "Invalid", Message: fault.From(err).Message}, nil
+	}
+	_, err := s.ByName(ctx, name)
+	switch {
+	case fault.Of(err) == fault.NotFound:
+		return Availability{Free: true, LoginServer: s.loginServer(name)}, nil
+	case err != nil:
+		return Availability{}, err
+	}
+	return Availability{Reason: "AlreadyExists", Message: fault.From(taken(name)).Message}, nil
 }
 
 // Update changes the tags and properties of a registry, if ifMatch holds. change
@@ -244,35 +360,27 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 	if err := g.Allows(access.RegistryWrite, id.Scope()); err != nil {
 		return nil, err
 	}
-	var after *Registry
-	err := s.o.DB.Write(ctx, func(tx *db.Tx) error {
-		doc, err := s.o.Documents.GetTx(ctx, tx, id)
+	var doc resource.Resource
+	err := s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		if doc, err = s.getTx(ctx, tx, id); err != nil {
+			return err
+		}
+		r, err := s.parse(doc)
 		if err != nil {
 			return err
 		}
-		if doc.Type != Type {
-			return unknown()
-		}
-		r, err := s.read(doc)
-		if err != nil {
-			return err
-		}
-		before := string(doc.Properties)
+		was, before := r.Properties, string(doc.Properties)
 		if err := change(r); err != nil {
 			return err
 		}
-		if err := r.Properties.Check(); err != nil {
+		if r.Properties, err = s.settle(ctx, g, &was, r.Properties); err != nil {
 			return err
 		}
-		doc.Tags = r.Tags
+		doc.Tags, doc.Holder, doc.System = r.Tags, r.Name, g.Modified()
 		if doc.Properties, err = json.Marshal(r.Properties); err != nil {
 			return err
 		}
-		doc.System = g.Modified()
 		if doc, err = s.o.Documents.Put(ctx, tx, doc, ifMatch); err != nil {
-			return err
-		}
-		if after, err = s.read(doc); err != nil {
 			return err
 		}
 		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
@@ -283,7 +391,56 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 	if err != nil {
 		return nil, err
 	}
-	return after, nil
+	r, err := s.read(ctx, doc)
+	if err != nil {
+		return nil, err
+	}
+	return r, s.connect(ctx, id, r)
+}
+
+// Delete removes a registry and all below it, and destroys its keys in the same
+// transaction: from then on nobody can read what it held, and what is left of it is
+// swept later. A registry that is made again under the name is another one. The
+// event lies in the server's ledger, because that of the registry goes with it.
+func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
+	if err := g.Allows(access.RegistryDelete, id.Scope()); err != nil {
+		return err
+	}
+	return s.o.DB.Write(ctx, func(tx *db.Tx) error {
+		doc, err := s.getTx(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		if err := s.Stays(doc.ID); err != nil {
+			return err
+		}
+		if err := s.o.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
+			return err
+		}
+		if err := s.o.Rings.Destroy(ctx, tx, doc.System.UID); err != nil {
+			return err
+		}
+		e := g.Event(ledger.Administrative, string(access.RegistryDelete), id.Scope())
+		e.Registry = ""
+		e.Detail.More = map[string]string{"before": string(doc.Properties), "uid": doc.System.UID}
+		return s.o.Ledger.Append(ctx, tx, e)
+	})
+}
+
+// Stays is why a registry cannot be deleted, whoever asks; nil for none.
+func (s *Store) Stays(id ref.ID) error {
+	if strings.EqualFold(id.Name(), s.o.Default) {
+		return fault.New(fault.Conflict, "the registry %s answers wherever no host name says another, so it stays; delete its repositories instead", id.Name())
+	}
+	return nil
+}
+
+func (s *Store) getTx(ctx context.Context, tx *db.Tx, id ref.ID) (resource.Resource, error) {
+	doc, err := s.o.Documents.GetTx(ctx, tx, id)
+	if fault.Of(err) == fault.NotFound || err == nil && doc.Type != Type {
+		return doc, unknown()
+	}
+	return doc, err
 }
 
 // Azure calls the admin user's two passwords so.
@@ -295,12 +452,9 @@ func (s *Store) ListCredentials(ctx context.Context, g access.Grant, id ref.ID) 
 	if err := g.Allows(access.ListCredentials, id.Scope()); err != nil {
 		return nil, err
 	}
-	r, err := s.ByName(ctx, id.Name())
+	r, err := s.ByID(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	if r.ID.Key() != id.Key() {
-		return nil, unknown()
 	}
 	if !r.AdminUserEnabled {
 		return nil, fault.New(fault.BadRequest, "the admin user of %s is disabled: set adminUserEnabled first, if it has to be", r.Name)
@@ -319,12 +473,9 @@ func (s *Store) RegenerateCredential(ctx context.Context, g access.Grant, id ref
 	if err := g.Allows(access.RegenerateCredential, id.Scope()); err != nil {
 		return identity.Password{}, err
 	}
-	r, err := s.ByName(ctx, id.Name())
+	r, err := s.ByID(ctx, id)
 	if err != nil {
 		return identity.Password{}, err
-	}
-	if r.ID.Key() != id.Key() {
-		return identity.Password{}, unknown()
 	}
 	h := identity.AdminHolder(r.ID)
 	if at := slices.Index(adminPasswords[:], name); at >= 0 {

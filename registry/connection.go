@@ -1,0 +1,119 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"breakwater/access"
+	"breakwater/db"
+	"breakwater/fault"
+	"breakwater/network"
+	"breakwater/ref"
+	"breakwater/resource"
+	"breakwater/setting"
+)
+
+// PrivateLink stands between a registry's name and the domain where its private
+// endpoints are meant, as Azure has it.
+const PrivateLink = "privatelink"
+
+// ConnectionType is the ARM type of a private endpoint connection, and approves the
+// right of who lets somebody's network in, which is another one than to ask for it.
+const (
+	ConnectionType               = Type + "/privateEndpointConnections"
+	approves       access.Action = ConnectionType + "Approval/action"
+)
+
+// MaxConnections is how many private endpoints a registry has at most, as in Azure.
+const MaxConnections = 200
+
+// Connections are the private endpoint connections of registries (NS-2). They are
+// found by their endpoint, of which a registry has one connection: were there two,
+// a network that its owner rejects might come in by the other.
+func Connections(docs *resource.Store) *setting.Kind[network.PrivateEndpointConnection] {
+	return &setting.Kind[network.PrivateEndpointConnection]{
+		Type: ConnectionType, Called: "private endpoint connection", Most: MaxConnections,
+		Holder: func(c network.PrivateEndpointConnection) string { return c.PrivateEndpoint.ID.Key() },
+		Check: func(ctx context.Context, tx *db.Tx, g access.Grant, c *setting.Change[network.PrivateEndpointConnection]) error {
+			var was *network.PrivateEndpointConnection
+			if c.Was != nil {
+				was = &c.Was.P
+				c.More["endpoint"], c.More["was"] = was.PrivateEndpoint.ID.Key(), was.State.Status
+			}
+			if c.Next == nil {
+				return nil
+			}
+			next := &c.Next.P
+			if err := next.Check(was); err != nil {
+				return err
+			}
+			c.More["endpoint"], c.More["status"] = next.PrivateEndpoint.ID.Key(), next.State.Status
+			if next.State.Status == network.Approved && (was == nil || was.State.Status != network.Approved) {
+				if err := g.Allows(approves, c.On.ID.Scope()); err != nil {
+					return err
+				}
+			}
+			others, err := docs.FindTx(ctx, tx, connected(next.PrivateEndpoint.ID, c.On.ID))
+			for _, other := range others {
+				if other.ID.Key() != c.ID.Key() {
+					return fault.New(fault.Conflict, "the connection %s is for this private endpoint already", other.ID.Name())
+				}
+			}
+			return err
+		},
+	}
+}
+
+// connected are the connections for an endpoint, below under.
+func connected(endpoint, under ref.ID) resource.Query {
+	return resource.Query{Type: ConnectionType, Holders: []string{endpoint.Key()}, Under: []ref.ID{under}}
+}
+
+// behind is the name in lower case of the one registry whose owner approved the
+// private endpoint; "" if there is none, or more than one.
+func (s *Store) behind(ctx context.Context, endpoint ref.ID) (string, error) {
+	return s.behinds.Get(ctx, s.o.Documents, ref.ID(endpoint.Key()), func(ctx context.Context) (string, error) {
+		docs, err := s.o.Documents.Find(ctx, connected(endpoint, ""))
+		if err != nil {
+			return "", err
+		}
+		name := ""
+		for _, doc := range docs {
+			var c network.PrivateEndpointConnection
+			if err := json.Unmarshal(doc.Properties, &c); err != nil {
+				return "", fmt.Errorf("read %s: %w", doc.ID, err)
+			}
+			if c.State.Status != network.Approved {
+				continue
+			}
+			if name != "" {
+				return "", nil
+			}
+			name = strings.ToLower(doc.ID.Parent().Name())
+		}
+		return name, nil
+	})
+}
+
+// Ask asks the owner of a registry, by its name, for a connection of a private
+// endpoint, if nobody has yet: it is Pending until the owner approves it.
+func (s *Store) Ask(ctx context.Context, settings *setting.Store, name string, endpoint ref.ID, message string) error {
+	r, err := s.ByName(ctx, name)
+	if err != nil {
+		return err
+	}
+	if docs, err := s.o.Documents.Find(ctx, connected(endpoint, r.ID)); err != nil || len(docs) > 0 {
+		return err
+	}
+	asked := setting.Setting[network.PrivateEndpointConnection]{Resource: resource.Resource{ID: r.ID.Child("privateEndpointConnections", endpoint.Name())}}
+	asked.P.PrivateEndpoint.ID, asked.P.GroupIDs, asked.P.State.Description = endpoint, []string{network.LinkGroup}, message
+	_, err = Connections(s.o.Documents).Put(ctx, settings, access.ServerGrant(r.Ref(), access.Call{}), asked, resource.Absent)
+	if fault.Of(err) == fault.Conflict {
+		if docs, found := s.o.Documents.Find(ctx, connected(endpoint, r.ID)); found == nil && len(docs) > 0 {
+			return nil // another process asked at the same time
+		}
+	}
+	return err
+}
