@@ -137,7 +137,7 @@ func BenchmarkTagsPage(b *testing.B) {
 			w.put(repo, tagged("v"), text(indexOf()))
 			must(b, w.db.Write(w.ctx, func(tx *db.Tx) error {
 				for i := range n {
-					if err := moveTag(w.ctx, tx, 1, ref.Tag(fmt.Sprintf("v%07d", i)), sum(text(indexOf())), 1, 1); err != nil {
+					if err := moveTag(w.ctx, tx, 1, ref.Tag(fmt.Sprintf("v%07d", i)), sum(text(indexOf())), 1, 1, 0); err != nil {
 						return err
 					}
 				}

@@ -31,8 +31,8 @@ func (s *Store) StatBlob(ctx context.Context, g access.Grant, repo ref.Repositor
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Blob{}, err
 	}
-	_, size, err := statBlob(ctx, s.db, g.Registry(), repo, d)
-	return Blob{Digest: d, Size: size}, err
+	_, size, o, err := statBlob(ctx, s.db, g.Registry(), repo, d)
+	return Blob{Digest: d, Size: size}, o.forbids(noRead, err)
 }
 
 // Blob opens a blob for reading from any place on. What it yields is what was
@@ -41,8 +41,8 @@ func (s *Store) Blob(ctx context.Context, g access.Grant, repo ref.Repository, d
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return nil, err
 	}
-	size, parts, err := blobParts(ctx, s.db, g.Registry(), repo, d)
-	if err != nil {
+	size, parts, o, err := blobParts(ctx, s.db, g.Registry(), repo, d)
+	if err = o.forbids(noRead, err); err != nil {
 		return nil, err
 	}
 	r, err := s.open(ctx, g.Registry(), size, parts)
@@ -58,12 +58,16 @@ func (s *Store) PutBlob(ctx context.Context, g access.Grant, repo ref.Repository
 	if err := g.Allows(access.ContentWrite, g.RepositoryScope(repo)); err != nil {
 		return Blob{}, err
 	}
+	if err := s.writable(ctx, g, repo); err != nil {
+		return Blob{}, err
+	}
 	return s.finish(ctx, g, repo, d, Chunk{At: 0, Size: size, Reader: r}, d.Algorithm().New(), ticket{}, session{})
 }
 
 // Mount gives repo a blob that another repository has, if the caller may pull
 // it there; from "" looks in every repository that the caller may pull. false
-// means that there is none, or none for this caller: the same answer.
+// means that there is none, or none that this caller can pull: the same
+// answer.
 func (s *Store) Mount(ctx context.Context, g access.Grant, repo ref.Repository, d ref.Digest, from ref.Repository) (Blob, bool, error) {
 	if err := g.Allows(access.ContentWrite, g.RepositoryScope(repo)); err != nil {
 		return Blob{}, false, err
@@ -82,9 +86,12 @@ func (s *Store) Mount(ctx context.Context, g access.Grant, repo ref.Repository, 
 	b := Blob{Digest: d}
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		at := now()
-		id, size, err := statBlob(ctx, tx, g.Registry(), sources[i], d)
+		id, size, o, err := statBlob(ctx, tx, g.Registry(), sources[i], d)
 		if err != nil {
 			return err
+		}
+		if o&noRead != 0 {
+			return unknown(fault.BlobUnknown)
 		}
 		repository, err := haveRepository(ctx, tx, g.Registry(), repo, at)
 		if err != nil {
@@ -110,11 +117,11 @@ func (s *Store) DeleteBlob(ctx context.Context, g access.Grant, repo ref.Reposit
 		return err
 	}
 	return s.change(ctx, g, DeleteBlob, ledger.Detail{Repository: repo, Digest: d}, func(tx *db.Tx) error {
-		repository, err := lockRepository(ctx, tx, g.Registry(), repo)
-		if err != nil {
+		repository, o, err := lockRepository(ctx, tx, g.Registry(), repo)
+		if err = o.forbids(locked, err); err != nil {
 			return absent(err, fault.NameUnknown)
 		}
-		id, _, err := statBlob(ctx, tx, g.Registry(), repo, d)
+		id, _, _, err := statBlob(ctx, tx, g.Registry(), repo, d)
 		if err != nil {
 			return err
 		}
@@ -270,8 +277,15 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		}
 		return err
 	}
+	put := func() error {
+		err := s.change(ctx, g, PushBlob, detail, name)
+		if db.IsForeignKey(err) { // the repository was deleted between two statements: make it anew
+			err = s.change(ctx, g, PushBlob, detail, name)
+		}
+		return err
+	}
 	// Who sends what is there already may do so because it cannot be read.
-	for err = s.change(ctx, g, PushBlob, detail, name); err == errUnread; err = s.change(ctx, g, PushBlob, detail, name) {
+	for err = put(); err == errUnread; err = put() {
 		if s.examine(ctx, g.Registry(), b.Size, held) == nil {
 			whole = held
 		} else {
@@ -282,8 +296,8 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		s.discard(ctx, p)
 		return Blob{}, s.overtaken(ctx, t)
 	}
-	if err == nil && !won {
-		s.discard(ctx, p) // the registry has this blob already
+	if err == nil && !won || err != nil && fault.Of(err) == fault.Disallowed {
+		s.discard(ctx, p) // the registry has this blob already, or the repository was locked meanwhile
 	}
 	return b, err // after an error nobody knows whether the object has a name: a sweep will find out
 }

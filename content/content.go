@@ -21,6 +21,7 @@ import (
 	"breakwater/ledger"
 	"breakwater/object"
 	"breakwater/ref"
+	"breakwater/registry"
 )
 
 // Limits of content.
@@ -40,9 +41,17 @@ const (
 	DeleteBlob     = "DeleteBlob"
 	CancelUpload   = "CancelUpload"
 
-	deleteTag = "DeleteTag"
-	mountBlob = "MountBlob"
-	purgeBlob = "PurgeBlob" // a sweep took a blob from a repository
+	DeleteTag        = "DeleteTag"
+	DeleteRepository = "DeleteRepository"
+	PatchRepository  = "PatchRepository"
+	PatchTag         = "PatchTag"
+	PatchManifest    = "PatchManifest"
+	RestoreManifest  = "RestoreManifest"
+
+	mountBlob     = "MountBlob"
+	purgeBlob     = "PurgeBlob"     // a sweep took a blob from a repository
+	purgeManifest = "PurgeManifest" // … a manifest, for good or into the trash
+	purgeRegistry = "PurgeRegistry" // … a repository of a registry that was deleted
 )
 
 // A Store is the content of all registries. It is safe for concurrent use, in
@@ -65,7 +74,28 @@ func New(d *db.DB, o object.Store, rings *keys.Rings, l *ledger.Ledger, sessions
 // Rules are what the registry's settings say about content. The zero Rules are
 // the strictest.
 type Rules struct {
-	Sparse bool // a manifest may name manifests and blobs that are not there
+	Sparse     bool          // a manifest may name manifests and blobs that are not there
+	Quarantine bool          // what is pushed is pulled only when somebody has let it
+	SoftDelete time.Duration // how long what is deleted can be restored; 0 is not at all
+	Retention  Retention     // of manifests without a tag
+}
+
+// Retention says how long a manifest stays that has lost its last tag, or never had
+// one. The zero Retention is for ever.
+type Retention struct {
+	On    bool
+	After time.Duration
+	Since time.Time // what was without a tag before stays
+}
+
+// RulesOf are the rules that the policies of a registry make.
+func RulesOf(r *registry.Registry) Rules {
+	p := r.Rules()
+	rules := Rules{Sparse: p.Sparse, Quarantine: p.Quarantine, SoftDelete: p.SoftDelete}
+	if p.Retention >= 0 {
+		rules.Retention = Retention{On: true, After: p.Retention, Since: r.Policies.Retention.LastUpdatedTime}
+	}
+	return rules
 }
 
 // change runs fn in a transaction and appends the event that records it, in the
@@ -114,11 +144,11 @@ func (s *Store) Tags(ctx context.Context, g access.Grant, repo ref.Repository, a
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return nil, false, err
 	}
-	id, err := repositoryID(ctx, s.db, g.Registry(), repo)
+	id, _, err := findRepository(ctx, s.db, g.Registry(), repo)
 	if err != nil {
 		return nil, false, absent(err, fault.NameUnknown)
 	}
-	tags, err = listTags(ctx, s.db, id, after, page(n)+1)
+	tags, err = listTags(ctx, s.db, id, after, page(n)+1, hidden(g, repo))
 	return first(tags, page(n)), len(tags) > page(n), err
 }
 
@@ -158,20 +188,27 @@ func page(n int) int {
 
 func first[T any](all []T, n int) []T { return all[:min(n, len(all))] }
 
-// DeleteTag removes a tag and leaves its manifest.
-func (s *Store) DeleteTag(ctx context.Context, g access.Grant, repo ref.Repository, t ref.Tag) error {
+// DeleteTag removes a tag and leaves its manifest. A locked one is Disallowed.
+func (s *Store) DeleteTag(ctx context.Context, g access.Grant, repo ref.Repository, t ref.Tag, rules Rules) error {
 	if err := g.Allows(access.ContentDelete, g.RepositoryScope(repo)); err != nil {
 		return err
 	}
 	d := ledger.Detail{Repository: repo, Tag: t}
 	return s.db.Write(ctx, func(tx *db.Tx) error {
-		id, err := lockRepository(ctx, tx, g.Registry(), repo)
-		if err != nil {
+		id, o, err := lockRepository(ctx, tx, g.Registry(), repo)
+		if err = o.forbids(locked, err); err != nil {
 			return absent(err, fault.NameUnknown)
 		}
-		if d.Digest, err = endTag(ctx, tx, id, t); err != nil {
+		o, err = tagOff(ctx, tx, id, t)
+		if err = o.forbids(locked, err); err != nil {
 			return absent(err, fault.TagUnknown)
 		}
-		return s.ledger.Append(ctx, tx, event(g, deleteTag, d))
+		at := now()
+		due := rules.due(at)
+		if d.Digest, err = endTag(ctx, tx, id, t, at, due); err != nil {
+			return err
+		}
+		d.More = restorable(due)
+		return s.ledger.Append(ctx, tx, event(g, DeleteTag, d))
 	})
 }

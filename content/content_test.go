@@ -36,9 +36,9 @@ func TestZeroGrantOpensNothing(t *testing.T) {
 			"HeadManifest": func() error { _, err := w.HeadManifest(w.ctx, none, repo, tagged("v1")); return err },
 			"PutManifest":  func() error { _, err := w.PutManifest(w.ctx, none, repo, Push{}, Rules{}); return err },
 			"DeleteManifest": func() error {
-				return w.DeleteManifest(w.ctx, none, repo, sum(b))
+				return w.DeleteManifest(w.ctx, none, repo, sum(b), Rules{})
 			},
-			"DeleteTag":    func() error { return w.DeleteTag(w.ctx, none, repo, "v1") },
+			"DeleteTag":    func() error { return w.DeleteTag(w.ctx, none, repo, "v1", Rules{}) },
 			"Tags":         func() error { _, _, err := w.Tags(w.ctx, none, repo, "", -1); return err },
 			"Repositories": func() error { _, _, err := w.Repositories(w.ctx, none, "", -1); return err },
 			"Referrers":    func() error { _, err := w.Referrers(w.ctx, none, repo, sum(b), "", ""); return err },
@@ -52,6 +52,20 @@ func TestZeroGrantOpensNothing(t *testing.T) {
 			"CancelUpload": func() error { return w.CancelUpload(w.ctx, none, repo, id.ID) },
 			"Mount":        func() error { _, _, err := w.Mount(w.ctx, none, "other", sum(b), repo); return err },
 			"DeleteBlob":   func() error { return w.DeleteBlob(w.ctx, none, repo, sum(b)) },
+
+			"Repository":          func() error { _, err := w.Repository(w.ctx, none, repo); return err },
+			"PatchRepository":     func() error { _, err := w.PatchRepository(w.ctx, none, repo, AttributesPatch{}); return err },
+			"DeleteRepository":    func() error { _, _, err := w.DeleteRepository(w.ctx, none, repo, Rules{}); return err },
+			"TagInfos":            func() error { _, _, err := w.TagInfos(w.ctx, none, repo, Page{}); return err },
+			"TagInfo":             func() error { _, err := w.TagInfo(w.ctx, none, repo, "v1"); return err },
+			"PatchTag":            func() error { _, err := w.PatchTag(w.ctx, none, repo, "v1", AttributesPatch{}); return err },
+			"ManifestInfos":       func() error { _, _, err := w.ManifestInfos(w.ctx, none, repo, Page{}); return err },
+			"ManifestInfo":        func() error { _, err := w.ManifestInfo(w.ctx, none, repo, sum(b)); return err },
+			"PatchManifest":       func() error { _, err := w.PatchManifest(w.ctx, none, repo, sum(b), AttributesPatch{}); return err },
+			"DeletedRepositories": func() error { _, _, err := w.DeletedRepositories(w.ctx, none, Page{}); return err },
+			"DeletedManifests":    func() error { _, _, err := w.DeletedManifests(w.ctx, none, repo, Page{}); return err },
+			"DeletedTags":         func() error { _, _, err := w.DeletedTags(w.ctx, none, repo, Page{}); return err },
+			"Restore":             func() error { return w.Restore(w.ctx, none, repo, sum(b), "v1", false, Rules{}) },
 		}
 		for name, call := range calls {
 			if err := call(); fault.Of(err) != fault.Denied {
@@ -59,7 +73,7 @@ func TestZeroGrantOpensNothing(t *testing.T) {
 			}
 		}
 		for i := range reflect.TypeFor[*Store]().NumMethod() {
-			if m := reflect.TypeFor[*Store]().Method(i).Name; calls[m] == nil && m != "Sweep" {
+			if m := reflect.TypeFor[*Store]().Method(i).Name; calls[m] == nil && m != "Sweep" && m != "Usage" {
 				t.Errorf("%s asks no grant that this test knows", m)
 			}
 		}
@@ -178,14 +192,14 @@ func TestWhatIsNeededCannotGo(t *testing.T) {
 		w.put(repo, tagged("all"), parent)
 
 		wants(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(config)), fault.Referenced)
-		wants(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(child)), fault.Referenced)
+		wants(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(child), Rules{}), fault.Referenced)
 		w.resolves(repo, digested(child), child)
 
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(parent)))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(parent), Rules{}))
 		_, err := w.Manifest(w.ctx, w.owner, repo, tagged("all"))
 		wants(t, err, fault.TagUnknown)
-		wants(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(parent)), fault.ManifestUnknown)
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(child)))
+		wants(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(parent), Rules{}), fault.ManifestUnknown)
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(child), Rules{}))
 		must(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(config)))
 		wants(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(config)), fault.BlobUnknown)
 		wants(t, w.DeleteBlob(w.ctx, w.owner, "no/such", sum(config)), fault.NameUnknown)
@@ -201,11 +215,11 @@ func TestTagKeepsItsHistory(t *testing.T) {
 		w.resolves(repo, tagged("v1"), b)
 		w.resolves(repo, digested(a), a)
 		w.put(repo, tagged("v1"), b) // no move, no new interval
-		must(t, w.DeleteTag(w.ctx, w.owner, repo, "v1"))
-		wants(t, w.DeleteTag(w.ctx, w.owner, repo, "v1"), fault.TagUnknown)
+		must(t, w.DeleteTag(w.ctx, w.owner, repo, "v1", Rules{}))
+		wants(t, w.DeleteTag(w.ctx, w.owner, repo, "v1", Rules{}), fault.TagUnknown)
 		w.resolves(repo, digested(b), b)
 		w.put(repo, tagged("v1"), a)
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(a)))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(a), Rules{}))
 
 		rows, err := w.db.Query(w.ctx, `SELECT digest, until IS NULL FROM tag ORDER BY since`)
 		must(t, err)
@@ -357,8 +371,8 @@ func TestReferrersAreListedWithTypeAndAnnotations(t *testing.T) {
 			t.Fatal(none)
 		}
 		// A subject may go; who is about it stays listed.
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(subject)))
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(sbom)))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(subject), Rules{}))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(sbom), Rules{}))
 		if all := list(""); len(all) != 2 {
 			t.Fatal(all)
 		}
@@ -569,8 +583,8 @@ func TestEachChangeHasOneEvent(t *testing.T) {
 		must(t, err)
 		_, _, err = w.Mount(w.ctx, w.owner, "b", sum(b), repo)
 		must(t, err)
-		must(t, w.DeleteTag(w.ctx, w.owner, repo, "x"))
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(m)))
+		must(t, w.DeleteTag(w.ctx, w.owner, repo, "x", Rules{}))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(m), Rules{}))
 		must(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(b)))
 		wants(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(b)), fault.BlobUnknown)
 		must(t, w.CancelUpload(w.ctx, w.owner, repo, w.start().ID))
@@ -588,7 +602,7 @@ func TestEachChangeHasOneEvent(t *testing.T) {
 			fmt.Sprintln(PushManifest, repo, "x", sum(m)),
 			fmt.Sprintln(PushManifest, repo, "y", sum(m)),
 			fmt.Sprintln(mountBlob, "b", "", sum(b)),
-			fmt.Sprintln(deleteTag, repo, "x", sum(m)),
+			fmt.Sprintln(DeleteTag, repo, "x", sum(m)),
 			fmt.Sprintln(DeleteManifest, repo, "", sum(m)),
 			fmt.Sprintln(DeleteBlob, repo, "", sum(b)),
 			fmt.Sprintln(CancelUpload, repo, "", ""),

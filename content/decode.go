@@ -51,6 +51,7 @@ type document struct {
 	artifact    string // artifactType, or what stands for it; "" if nothing does
 	subject     ref.Digest
 	annotations json.RawMessage // as they came; nil if none
+	config      descriptor      // of an image; also one of blobs
 	blobs       []reference
 	manifests   []reference
 }
@@ -169,6 +170,7 @@ func (p *parser) document(doc *document, contentType string) error {
 	}
 
 	if config != nil {
+		doc.config = *config
 		if doc.artifact == "" {
 			doc.artifact = config.mediaType
 		}

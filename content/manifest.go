@@ -31,9 +31,12 @@ func (s *Store) Manifest(ctx context.Context, g access.Grant, repo ref.Repositor
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Manifest{}, err
 	}
-	m, err := findManifest(ctx, s.db, g.Registry(), repo, r, true)
+	m, o, err := findManifest(ctx, s.db, g.Registry(), repo, r, true)
+	if err == nil && o != 0 {
+		err = o.pull(g, repo, r)
+	}
 	if err != nil {
-		return m, err
+		return Manifest{}, err
 	}
 	ring, err := s.rings.Ring(ctx, g.Registry())
 	if err != nil {
@@ -50,7 +53,14 @@ func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repos
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Manifest{}, err
 	}
-	return findManifest(ctx, s.db, g.Registry(), repo, r, false)
+	m, o, err := findManifest(ctx, s.db, g.Registry(), repo, r, false)
+	if err == nil && o != 0 {
+		err = o.pull(g, repo, r)
+	}
+	if err != nil {
+		return Manifest{}, err
+	}
+	return m, nil
 }
 
 // manifestPlace binds a body to its digest: two repositories of one registry may
@@ -77,7 +87,8 @@ type Pushed struct {
 // PutManifest stores a manifest and moves its tags to it, in one transaction.
 // Everything that it names must be in the repository (ManifestBlobUnknown) with
 // the size that it gives, except its subject and what may not be distributed.
-// The media type of the first push of a digest stays.
+// The media type of the first push of a digest stays. What is in the trash must be
+// restored, not pushed (Conflict); what is locked does not change (Disallowed).
 func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Repository, p Push, rules Rules) (Pushed, error) {
 	if err := g.Allows(access.ContentWrite, g.RepositoryScope(repo)); err != nil {
 		return Pushed{}, err
@@ -104,6 +115,10 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 	if tags, err = distinct(tags); err != nil {
 		return Pushed{}, err
 	}
+	a := s.about(ctx, g, repo, m, doc)
+	if rules.Quarantine {
+		a.off, a.quarantine = quarantined, Quarantined
+	}
 	d := ledger.Detail{Repository: repo, Digest: digest, MediaType: m.MediaType, ArtifactType: m.Artifact, Size: m.Size}
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		at := now()
@@ -111,13 +126,19 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 		if err != nil {
 			return err
 		}
-		id, err := s.putManifest(ctx, tx, g.Registry(), repository, m, doc, sealed, at, rules)
+		if a.untagged = nil; len(tags) == 0 {
+			a.untagged = &at
+		}
+		id, o, err := s.putManifest(ctx, tx, g.Registry(), repository, m, doc, a, sealed, at, rules)
 		if err != nil {
 			return err
 		}
+		if d.More = nil; o&quarantined != 0 {
+			d.More = map[string]string{"quarantineState": Quarantined}
+		}
 		events := make([]ledger.Event, 0, 1+len(tags))
 		for _, d.Tag = range tags {
-			if err := moveTag(ctx, tx, repository, d.Tag, digest, id, at); err != nil {
+			if err := moveTag(ctx, tx, repository, d.Tag, digest, id, at, o&quarantined); err != nil {
 				return err
 			}
 			events = append(events, event(g, PushManifest, d))
@@ -133,44 +154,56 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 	return Pushed{Manifest: m, Subject: doc.subject, Tags: tags}, nil
 }
 
-// putManifest makes the rows of a manifest unless they are there, and returns
-// its id.
-func (s *Store) putManifest(ctx context.Context, tx *db.Tx, registry string, repository int64, m Manifest, doc *document, sealed []byte, at int64, rules Rules) (int64, error) {
-	id, mediaType, sparse, err := manifestRow(ctx, tx, repository, m.Digest)
+// putManifest makes the rows of a manifest unless they are there, and returns its
+// id and what may not be done with it.
+func (s *Store) putManifest(ctx context.Context, tx *db.Tx, registry string, repository int64, m Manifest, doc *document, a about, sealed []byte, at int64, rules Rules) (int64, off, error) {
+	row, err := findManifestRow(ctx, tx, repository, m.Digest)
 	switch {
 	case errors.Is(err, db.ErrNoRows):
-		if id, err = insertManifest(ctx, tx, repository, m, sealed, at); err != nil {
-			return 0, err
+		row = manifestRow{total: a.total, off: a.off}
+		if row.id, err = insertManifest(ctx, tx, repository, m, a, sealed, at); err != nil {
+			return 0, 0, err
 		}
 		if doc.subject != "" {
-			if err := insertReferrer(ctx, tx, repository, id, doc.subject, m.Artifact, doc.descriptor(m)); err != nil {
-				return 0, err
+			if err := insertReferrer(ctx, tx, repository, row.id, doc.subject, m.Artifact, doc.descriptor(m)); err != nil {
+				return 0, 0, err
 			}
 		}
 	case err != nil:
-		return 0, err
-	case mediaType != m.MediaType:
-		return 0, fault.New(fault.ManifestInvalid, "this manifest was pushed as %s before; push it as that", mediaType)
-	case !sparse:
-		return id, nil // it has all that it names, and that cannot go
+		return 0, 0, err
+	case row.deleted:
+		return 0, 0, fault.New(fault.Conflict, "this manifest was deleted and is in the trash; restore it, or wait until it is gone")
+	case row.off&noWrite != 0:
+		return 0, 0, disallowed(noWrite)
+	case row.mediaType != m.MediaType:
+		return 0, 0, fault.New(fault.ManifestInvalid, "this manifest was pushed as %s before; push it as that", row.mediaType)
+	default:
+		if a.untagged == nil { // it gets a tag
+			if err := tagManifest(ctx, tx, row.id); err != nil {
+				return 0, 0, err
+			}
+		}
+		if !row.sparse {
+			return row.id, row.off, nil // it has all that it names, and that cannot go
+		}
 	}
-	missing, err := s.need(ctx, tx, registry, repository, id, doc)
+	missing, more, err := s.need(ctx, tx, registry, repository, row.id, doc)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(missing) > 0 && !rules.Sparse {
-		return 0, fault.New(fault.ManifestBlobUnknown, "the manifest names %d blobs or manifests that this repository does not have; push them first", len(missing)).
+		return 0, 0, fault.New(fault.ManifestBlobUnknown, "the manifest names %d blobs or manifests that this repository does not have; push them first", len(missing)).
 			With(map[string]any{"digests": first(missing, 100)})
 	}
-	if sparse != (len(missing) > 0) {
-		return id, markSparse(ctx, tx, id, len(missing) > 0)
+	if total := a.total + more; row.sparse != (len(missing) > 0) || row.total != total {
+		return row.id, row.off, markManifest(ctx, tx, row.id, len(missing) > 0, total)
 	}
-	return id, nil
+	return row.id, row.off, nil
 }
 
 // need makes an edge to each thing that the document names, and returns those
-// that are not there.
-func (s *Store) need(ctx context.Context, tx *db.Tx, registry string, repository, id int64, doc *document) (missing []ref.Digest, err error) {
+// that are not there; more is what the manifests among them name.
+func (s *Store) need(ctx context.Context, tx *db.Tx, registry string, repository, id int64, doc *document) (missing []ref.Digest, more int64, err error) {
 	edge := func(all []reference, insert func(reference) (size int64, err error)) error {
 		for _, r := range all {
 			size, err := insert(r)
@@ -191,9 +224,13 @@ func (s *Store) need(ctx context.Context, tx *db.Tx, registry string, repository
 	}
 	err = edge(doc.blobs, func(r reference) (int64, error) { return needBlob(ctx, tx, registry, repository, id, r.digest) })
 	if err == nil {
-		err = edge(doc.manifests, func(r reference) (int64, error) { return needManifest(ctx, tx, repository, id, r.digest) })
+		err = edge(doc.manifests, func(r reference) (int64, error) {
+			size, total, err := needManifest(ctx, tx, repository, id, r.digest)
+			more += total - size
+			return size, err
+		})
 	}
-	return missing, err
+	return missing, more, err
 }
 
 // descriptor is what a list of referrers shows of a manifest.
@@ -224,26 +261,36 @@ func distinct(tags []ref.Tag) (once []ref.Tag, err error) {
 }
 
 // DeleteManifest removes a manifest and every tag that points to it. One that
-// an index in the repository names is Referenced. Its referrers stay: a subject
-// need not be there.
-func (s *Store) DeleteManifest(ctx context.Context, g access.Grant, repo ref.Repository, digest ref.Digest) error {
+// an index in the repository names is Referenced; one that is locked, or that a
+// locked tag points to, is Disallowed. Its referrers stay: a subject need not be
+// there.
+func (s *Store) DeleteManifest(ctx context.Context, g access.Grant, repo ref.Repository, digest ref.Digest, rules Rules) error {
 	if err := g.Allows(access.ContentDelete, g.RepositoryScope(repo)); err != nil {
 		return err
 	}
-	return s.change(ctx, g, DeleteManifest, ledger.Detail{Repository: repo, Digest: digest}, func(tx *db.Tx) error {
-		repository, err := lockRepository(ctx, tx, g.Registry(), repo)
-		if err != nil {
+	d := ledger.Detail{Repository: repo, Digest: digest}
+	return s.db.Write(ctx, func(tx *db.Tx) error {
+		repository, o, err := lockRepository(ctx, tx, g.Registry(), repo)
+		if err = o.forbids(locked, err); err != nil {
 			return absent(err, fault.NameUnknown)
 		}
-		id, _, _, err := manifestRow(ctx, tx, repository, digest)
-		if err != nil {
+		row, err := findManifestRow(ctx, tx, repository, digest)
+		if err == nil && row.deleted {
+			err = db.ErrNoRows
+		}
+		if err = row.off.forbids(locked, err); err != nil {
 			return absent(err, fault.ManifestUnknown)
 		}
-		err = dropManifest(ctx, tx, repository, id, now())
-		if db.IsForeignKey(err) {
-			return fault.New(fault.Referenced, "an index in this repository names this manifest; delete the index first").Because(err)
+		tags, err := tagsOff(ctx, tx, row.id)
+		if err = tags.forbids(locked, err); err != nil {
+			return err
 		}
-		return err
+		due, err := removeManifest(ctx, tx, repository, row.id, now(), rules)
+		if err != nil {
+			return err
+		}
+		d.More = restorable(due)
+		return s.ledger.Append(ctx, tx, event(g, DeleteManifest, d))
 	})
 }
 
@@ -274,5 +321,5 @@ func (s *Store) Referrers(ctx context.Context, g access.Grant, repo ref.Reposito
 			return Referrers{}, fault.New(fault.BadRequest, "this is no page of a list of referrers; follow the Link that a page came with")
 		}
 	}
-	return listReferrers(ctx, s.db, g.Registry(), repo, d, artifactType, from)
+	return listReferrers(ctx, s.db, g.Registry(), repo, d, artifactType, from, hidden(g, repo))
 }

@@ -43,70 +43,82 @@ func one(n int64, err error) error {
 
 // Repositories.
 
-const theRepository = `(SELECT id FROM repository WHERE registry = $1 AND name = $2)`
+const theRepository = `(SELECT id FROM repository WHERE registry = $1 AND name = $2 AND deleted IS NULL)`
 
-func repositoryID(ctx context.Context, q querier, registry string, repo ref.Repository) (id int64, err error) {
-	err = q.QueryRow(ctx, `SELECT id FROM repository WHERE registry = $1 AND name = $2`, registry, repo).Scan(&id)
-	return id, err
+func findRepository(ctx context.Context, q querier, registry string, repo ref.Repository) (id int64, o off, err error) {
+	err = q.QueryRow(ctx, `SELECT id, off FROM repository WHERE registry = $1 AND name = $2 AND deleted IS NULL`, registry, repo).Scan(&id, &o)
+	return id, o, err
 }
 
-// touchRepository makes the repository if it is not there. Until the commit
-// nobody else changes its manifests and tags.
+// touchRepository makes the repository if it is not there, for a push. Until the
+// commit nobody else changes its manifests and tags.
 func touchRepository(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, at int64) (id int64, err error) {
+	var o off
 	err = tx.QueryRow(ctx, `INSERT INTO repository (registry, name, created, changed) VALUES ($1, $2, $3, $3)
-		ON CONFLICT (registry, name) DO UPDATE SET changed = excluded.changed RETURNING id`, registry, repo, at).Scan(&id)
-	return id, err
+		ON CONFLICT (registry, name) DO UPDATE SET changed = excluded.changed, deleted = NULL RETURNING id, off`, registry, repo, at).Scan(&id, &o)
+	return id, o.forbids(noWrite, err)
 }
 
-// lockRepository is touchRepository for one that must be there.
-func lockRepository(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository) (id int64, err error) {
-	err = tx.QueryRow(ctx, `UPDATE repository SET changed = $3 WHERE registry = $1 AND name = $2 RETURNING id`, registry, repo, now()).Scan(&id)
-	return id, err
+// lockRepository is touchRepository for one that must be there, whatever it allows.
+func lockRepository(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository) (id int64, o off, err error) {
+	err = tx.QueryRow(ctx, `UPDATE repository SET changed = $3 WHERE registry = $1 AND name = $2 AND deleted IS NULL RETURNING id, off`, registry, repo, now()).Scan(&id, &o)
+	return id, o, err
 }
 
-// haveRepository makes the repository if it is not there, and locks nothing.
+// haveRepository makes the repository if it is not there, for a push of a blob, and
+// locks nothing.
 func haveRepository(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, at int64) (int64, error) {
-	id, err := repositoryID(ctx, tx, registry, repo)
+	id, o, err := findRepository(ctx, tx, registry, repo)
 	if errors.Is(err, db.ErrNoRows) {
 		return touchRepository(ctx, tx, registry, repo, at)
 	}
-	return id, err
+	return id, o.forbids(noWrite, err)
 }
 
 func listRepositories(ctx context.Context, q querier, registry, after string, n int) ([]ref.Repository, error) {
-	rows, err := q.Query(ctx, `SELECT name FROM repository WHERE registry = $1 AND name > $2 ORDER BY name LIMIT $3`, registry, after, n)
+	rows, err := q.Query(ctx, `SELECT name FROM repository WHERE registry = $1 AND name > $2 AND deleted IS NULL AND (off & $4) = 0 ORDER BY name LIMIT $3`,
+		registry, after, n, noList)
 	return scan(rows, err, func(name *ref.Repository) []any { return []any{name} })
 }
 
 // Tags.
 
-func listTags(ctx context.Context, q querier, repository int64, after string, n int) ([]ref.Tag, error) {
-	rows, err := q.Query(ctx, `SELECT name FROM tag WHERE repository = $1 AND until IS NULL AND name > $2 ORDER BY name LIMIT $3`, repository, after, n)
+func listTags(ctx context.Context, q querier, repository int64, after string, n int, hide off) ([]ref.Tag, error) {
+	rows, err := q.Query(ctx, `SELECT name FROM tag WHERE repository = $1 AND until IS NULL AND name > $2 AND (off & $4) = 0 ORDER BY name LIMIT $3`,
+		repository, after, n, hide)
 	return scan(rows, err, func(t *ref.Tag) []any { return []any{t} })
 }
 
 // moveTag ends the interval of a tag and begins the next, unless it points there
-// already. The repository is locked.
-func moveTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag, d ref.Digest, manifest, at int64) error {
+// already. What the tag allows stays as it was. The repository is locked.
+func moveTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag, d ref.Digest, manifest, at int64, held off) error {
 	var current int64
-	err := tx.QueryRow(ctx, `SELECT manifest FROM tag WHERE repository = $1 AND name = $2 AND until IS NULL`, repository, t).Scan(&current)
+	var o off
+	created := at
+	err := tx.QueryRow(ctx, `SELECT manifest, off, created FROM tag WHERE repository = $1 AND name = $2 AND until IS NULL`, repository, t).Scan(&current, &o, &created)
 	if err == nil && current == manifest {
 		return nil
 	}
-	if err == nil {
-		_, err = endTag(ctx, tx, repository, t)
+	if err = o.forbids(noWrite, err); err == nil {
+		_, err = endTag(ctx, tx, repository, t, at, nil)
 	}
 	if err != nil && !errors.Is(err, db.ErrNoRows) {
 		return err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO tag (repository, name, since, digest, manifest) VALUES ($1, $2, $3, $4, $5)`, repository, t, at, d, manifest)
+	_, err = tx.Exec(ctx, `INSERT INTO tag (repository, name, since, digest, manifest, off, created) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		repository, t, at, d, manifest, o&^quarantined|held, created)
 	return err
 }
 
-// endTag ends the interval of a tag and returns where it pointed.
-func endTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag) (d ref.Digest, err error) {
-	err = tx.QueryRow(ctx, `UPDATE tag SET until = $3, manifest = NULL WHERE repository = $1 AND name = $2 AND until IS NULL RETURNING digest`,
-		repository, t, now()).Scan(&d)
+// endTag ends the interval of a tag and returns where it pointed. Until due it can
+// be restored; nil: never.
+func endTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag, at int64, due *int64) (d ref.Digest, err error) {
+	err = tx.QueryRow(ctx, `UPDATE tag SET until = $3, manifest = NULL, due = $4 WHERE repository = $1 AND name = $2 AND until IS NULL RETURNING digest`,
+		repository, t, at, due).Scan(&d)
+	if err == nil {
+		_, err = tx.Exec(ctx, `UPDATE manifest SET untagged = $3 WHERE repository = $1 AND digest = $2
+			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)`, repository, d, at)
+	}
 	return d, err
 }
 
@@ -115,19 +127,22 @@ func endTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag) (d ref.
 // The four ways to look for a manifest: with its body or without, by digest or by
 // tag. Each is one query.
 const (
-	headOf     = `SELECT m.digest, m.type, m.artifact, m.size FROM `
-	bodyOf     = `SELECT m.digest, m.type, m.artifact, m.size, m.body FROM `
-	byDigest   = `manifest m WHERE m.repository = ` + theRepository + ` AND m.digest = $3`
-	byTag      = `tag t JOIN manifest m ON m.id = t.manifest WHERE t.repository = ` + theRepository + ` AND t.name = $3 AND t.until IS NULL`
+	headOf     = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off FROM `
+	bodyOf     = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off, m.body FROM `
+	headOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off | t.off FROM `
+	bodyOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off | t.off, m.body FROM `
+	byDigest   = `repository r JOIN manifest m ON m.repository = r.id WHERE r.registry = $1 AND r.name = $2 AND r.deleted IS NULL AND m.digest = $3 AND m.deleted IS NULL`
+	byTag      = `repository r JOIN tag t ON t.repository = r.id JOIN manifest m ON m.id = t.manifest WHERE r.registry = $1 AND r.name = $2 AND t.name = $3 AND t.until IS NULL`
 	headDigest = headOf + byDigest
-	headTag    = headOf + byTag
+	headTag    = headOfTag + byTag
 	bodyDigest = bodyOf + byDigest
-	bodyTag    = bodyOf + byTag
+	bodyTag    = bodyOfTag + byTag
 )
 
-// findManifest returns the body as it is sealed.
-func findManifest(ctx context.Context, q querier, registry string, repo ref.Repository, r ref.Reference, body bool) (m Manifest, err error) {
-	text, into, missing := headDigest, []any{&m.Digest, &m.MediaType, &m.Artifact, &m.Size}, fault.ManifestUnknown
+// findManifest returns the body as it is sealed, and what may not be done with the
+// manifest where it was found.
+func findManifest(ctx context.Context, q querier, registry string, repo ref.Repository, r ref.Reference, body bool) (m Manifest, o off, err error) {
+	text, into, missing := headDigest, []any{&m.Digest, &m.MediaType, &m.Artifact, &m.Size, &o}, fault.ManifestUnknown
 	if body {
 		text, into = bodyDigest, append(into, &m.Body)
 	}
@@ -138,22 +153,34 @@ func findManifest(ctx context.Context, q querier, registry string, repo ref.Repo
 		}
 	}
 	err = q.QueryRow(ctx, text, registry, repo, r.String()).Scan(into...)
-	return m, absent(err, missing)
+	return m, o, absent(err, missing)
 }
 
-func manifestRow(ctx context.Context, tx *db.Tx, repository int64, d ref.Digest) (id int64, mediaType string, sparse bool, err error) {
-	err = tx.QueryRow(ctx, `SELECT id, type, sparse FROM manifest WHERE repository = $1 AND digest = $2`, repository, d).Scan(&id, &mediaType, &sparse)
-	return id, mediaType, sparse, err
+// A manifestRow is what a change has to know of a manifest.
+type manifestRow struct {
+	id        int64
+	mediaType string
+	sparse    bool
+	total     int64
+	off       off
+	deleted   bool
 }
 
-func insertManifest(ctx context.Context, tx *db.Tx, repository int64, m Manifest, sealed []byte, at int64) (id int64, err error) {
-	err = tx.QueryRow(ctx, `INSERT INTO manifest (repository, digest, type, artifact, size, sparse, created, body)
-		VALUES ($1, $2, $3, $4, $5, FALSE, $6, $7) RETURNING id`, repository, m.Digest, m.MediaType, m.Artifact, m.Size, at, sealed).Scan(&id)
+func findManifestRow(ctx context.Context, tx *db.Tx, repository int64, d ref.Digest) (m manifestRow, err error) {
+	err = tx.QueryRow(ctx, `SELECT id, type, sparse, total, off, deleted IS NOT NULL FROM manifest WHERE repository = $1 AND digest = $2`, repository, d).
+		Scan(&m.id, &m.mediaType, &m.sparse, &m.total, &m.off, &m.deleted)
+	return m, err
+}
+
+func insertManifest(ctx context.Context, tx *db.Tx, repository int64, m Manifest, a about, sealed []byte, at int64) (id int64, err error) {
+	err = tx.QueryRow(ctx, `INSERT INTO manifest (repository, digest, type, artifact, size, sparse, created, body, off, quarantine, untagged, total, config, architecture, os)
+		VALUES ($1, $2, $3, $4, $5, FALSE, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id`, repository, m.Digest, m.MediaType, m.Artifact, m.Size, at, sealed,
+		a.off, a.quarantine, a.untagged, a.total, a.config, a.architecture, a.os).Scan(&id)
 	return id, err
 }
 
-func markSparse(ctx context.Context, tx *db.Tx, id int64, sparse bool) error {
-	_, err := tx.Exec(ctx, `UPDATE manifest SET sparse = $2 WHERE id = $1`, id, sparse)
+func markManifest(ctx context.Context, tx *db.Tx, id int64, sparse bool, total int64) error {
+	_, err := tx.Exec(ctx, `UPDATE manifest SET sparse = $2, total = $3 WHERE id = $1`, id, sparse, total)
 	return err
 }
 
@@ -170,30 +197,39 @@ func needBlob(ctx context.Context, tx *db.Tx, registry string, repository, manif
 }
 
 // needManifest is needBlob for what an index names.
-func needManifest(ctx context.Context, tx *db.Tx, repository, manifest int64, d ref.Digest) (int64, error) {
-	var id, size int64
-	err := tx.QueryRow(ctx, `SELECT id, size FROM manifest WHERE repository = $1 AND digest = $2`, repository, d).Scan(&id, &size)
+func needManifest(ctx context.Context, tx *db.Tx, repository, manifest int64, d ref.Digest) (size, total int64, err error) {
+	var id int64
+	err = tx.QueryRow(ctx, `SELECT id, size, total FROM manifest WHERE repository = $1 AND digest = $2 AND deleted IS NULL`, repository, d).Scan(&id, &size, &total)
 	if err == nil {
 		_, err = tx.Exec(ctx, `INSERT INTO needs_manifest (manifest, child) VALUES ($1, $2) ON CONFLICT DO NOTHING`, manifest, id)
 	}
-	return size, err
+	return size, total, err
 }
 
 // dropManifest removes a manifest, the tags that point to it and what it needs.
 // The repository is locked.
 func dropManifest(ctx context.Context, tx *db.Tx, repository, id, at int64) error {
-	for _, step := range []struct {
-		text string
-		args []any
-	}{
-		{`UPDATE tag SET until = $2, manifest = NULL WHERE manifest = $1`, []any{id, at}},
-		{`UPDATE link SET idle = $3 WHERE repository = $2 AND blob IN (SELECT blob FROM needs_blob WHERE manifest = $1)`, []any{id, repository, at}},
-		{`DELETE FROM needs_blob WHERE manifest = $1`, []any{id}},
-		{`DELETE FROM needs_manifest WHERE manifest = $1`, []any{id}},
-		{`DELETE FROM referrer WHERE manifest = $1`, []any{id}},
-		{`DELETE FROM manifest WHERE id = $1`, []any{id}},
-	} {
-		if _, err := tx.Exec(ctx, step.text, step.args...); err != nil {
+	return steps(ctx, tx,
+		step{`UPDATE tag SET until = $2, manifest = NULL WHERE manifest = $1`, []any{id, at}},
+		step{`UPDATE tag SET due = NULL WHERE repository = $2 AND due IS NOT NULL AND digest = (SELECT digest FROM manifest WHERE id = $1)`, []any{id, repository}},
+		step{`UPDATE manifest SET untagged = $2 WHERE untagged IS NOT NULL AND id IN (SELECT child FROM needs_manifest WHERE manifest = $1)`, []any{id, at}},
+		step{`UPDATE link SET idle = $3 WHERE repository = $2 AND blob IN (SELECT blob FROM needs_blob WHERE manifest = $1)`, []any{id, repository, at}},
+		step{`DELETE FROM needs_blob WHERE manifest = $1`, []any{id}},
+		step{`DELETE FROM needs_manifest WHERE manifest = $1 OR child = $1`, []any{id}}, // of those that name it, only such are left that go before it
+		step{`DELETE FROM referrer WHERE manifest = $1`, []any{id}},
+		step{`DELETE FROM manifest WHERE id = $1`, []any{id}},
+	)
+}
+
+// A step is one statement of several.
+type step struct {
+	text string
+	args []any
+}
+
+func steps(ctx context.Context, tx *db.Tx, all ...step) error {
+	for _, s := range all {
+		if _, err := tx.Exec(ctx, s.text, s.args...); err != nil {
 			return err
 		}
 	}
@@ -209,13 +245,14 @@ func insertReferrer(ctx context.Context, tx *db.Tx, repository, manifest int64, 
 }
 
 const (
-	referrersOf = `SELECT manifest, descriptor FROM referrer WHERE repository = ` + theRepository + ` AND subject = $3 AND manifest > $4`
-	anyArtifact = referrersOf + ` ORDER BY manifest LIMIT $5`
-	oneArtifact = referrersOf + ` AND artifact = $6 ORDER BY manifest LIMIT $5`
+	referrersOf = `SELECT f.manifest, f.descriptor FROM referrer f JOIN manifest m ON m.id = f.manifest WHERE f.repository = ` + theRepository + `
+		AND f.subject = $3 AND f.manifest > $4 AND m.deleted IS NULL AND (m.off & $6) = 0`
+	anyArtifact = referrersOf + ` ORDER BY f.manifest LIMIT $5`
+	oneArtifact = referrersOf + ` AND f.artifact = $7 ORDER BY f.manifest LIMIT $5`
 )
 
-func listReferrers(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest, artifact string, after int64) (Referrers, error) {
-	text, args := anyArtifact, []any{registry, repo, d, after, referrersPage + 1}
+func listReferrers(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest, artifact string, after int64, hide off) (Referrers, error) {
+	text, args := anyArtifact, []any{registry, repo, d, after, referrersPage + 1, hide}
 	if artifact != "" {
 		text, args = oneArtifact, append(args, artifact)
 	}
@@ -248,28 +285,28 @@ func listReferrers(ctx context.Context, q querier, registry string, repo ref.Rep
 // Blobs.
 
 const (
-	linkedBlob = `blob b JOIN link l ON l.blob = b.id `
-	isTheBlob  = ` WHERE b.registry = $1 AND b.digest = $3 AND l.repository = ` + theRepository
+	linkedBlob = `repository r JOIN link l ON l.repository = r.id JOIN blob b ON b.id = l.blob `
+	isTheBlob  = ` WHERE r.registry = $1 AND r.name = $2 AND r.deleted IS NULL AND b.registry = $1 AND b.digest = $3`
 )
 
-func statBlob(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (id, size int64, err error) {
-	err = q.QueryRow(ctx, `SELECT b.id, b.size FROM `+linkedBlob+isTheBlob, registry, repo, d).Scan(&id, &size)
-	return id, size, absent(err, fault.BlobUnknown)
+func statBlob(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (id, size int64, o off, err error) {
+	err = q.QueryRow(ctx, `SELECT b.id, b.size, r.off FROM `+linkedBlob+isTheBlob, registry, repo, d).Scan(&id, &size, &o)
+	return id, size, o, absent(err, fault.BlobUnknown)
 }
 
 // blobParts returns the blob's size and what it is made of: nothing, if it is empty.
-func blobParts(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (size int64, parts []part, err error) {
-	rows, err := q.Query(ctx, `SELECT b.size, p.object, p.at, p.size FROM `+linkedBlob+`LEFT JOIN part p ON p.owner = b.bytes`+isTheBlob+` ORDER BY p.at`, registry, repo, d)
+func blobParts(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (size int64, parts []part, o off, err error) {
+	rows, err := q.Query(ctx, `SELECT b.size, r.off, p.object, p.at, p.size FROM `+linkedBlob+`LEFT JOIN part p ON p.owner = b.bytes`+isTheBlob+` ORDER BY p.at`, registry, repo, d)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, 0, err
 	}
 	defer rows.Close()
 	found := false
 	for rows.Next() {
 		var object *string
 		var at, n *int64
-		if err := rows.Scan(&size, &object, &at, &n); err != nil {
-			return 0, nil, err
+		if err := rows.Scan(&size, &o, &object, &at, &n); err != nil {
+			return 0, nil, 0, err
 		}
 		found = true
 		if object != nil {
@@ -277,12 +314,12 @@ func blobParts(ctx context.Context, q querier, registry string, repo ref.Reposit
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return 0, nil, err
+		return 0, nil, 0, err
 	}
 	if !found {
-		return 0, nil, unknown(fault.BlobUnknown)
+		return 0, nil, 0, unknown(fault.BlobUnknown)
 	}
-	return size, parts, nil
+	return size, parts, o, nil
 }
 
 // haveBlob makes the row of a blob whose parts bytes owns, or finds the one that
@@ -320,7 +357,7 @@ func unlinkBlob(ctx context.Context, tx *db.Tx, repository, blob, at int64) erro
 // holders are repositories that have the blob, at most n.
 func holders(ctx context.Context, q querier, registry string, d ref.Digest, n int) ([]ref.Repository, error) {
 	rows, err := q.Query(ctx, `SELECT r.name FROM blob b JOIN link l ON l.blob = b.id JOIN repository r ON r.id = l.repository
-		WHERE b.registry = $1 AND b.digest = $2 LIMIT $3`, registry, d, n)
+		WHERE b.registry = $1 AND b.digest = $2 AND r.deleted IS NULL AND (r.off & $4) = 0 LIMIT $3`, registry, d, n, noRead)
 	return scan(rows, err, func(name *ref.Repository) []any { return []any{name} })
 }
 
@@ -452,6 +489,100 @@ func dropBlob(ctx context.Context, tx *db.Tx, b idleBlob, at int64) (bool, error
 		_, err = tx.Exec(ctx, `UPDATE blob SET idle = NULL WHERE id = $1 AND idle = $2 AND EXISTS (SELECT 1 FROM link WHERE blob = $1)`, b.id, b.since)
 	}
 	return false, err
+}
+
+func usedRegistries(ctx context.Context, q querier) ([]string, error) {
+	rows, err := q.Query(ctx, `SELECT DISTINCT registry FROM repository ORDER BY registry`)
+	return scan(rows, err, func(uid *string) []any { return []any{uid} })
+}
+
+type someRepository struct {
+	id   int64
+	name ref.Repository
+}
+
+func someRepositories(ctx context.Context, q querier, registry string, n int) ([]someRepository, error) {
+	rows, err := q.Query(ctx, `SELECT id, name FROM repository WHERE registry = $1 ORDER BY name LIMIT $2`, registry, n)
+	return scan(rows, err, func(r *someRepository) []any { return []any{&r.id, &r.name} })
+}
+
+// wipeRepository removes a repository, and what the trash has of it.
+func wipeRepository(ctx context.Context, tx *db.Tx, id, at int64) error {
+	const all = `(SELECT id FROM manifest WHERE repository = $1)`
+	if err := steps(ctx, tx,
+		step{`UPDATE repository SET changed = $2 WHERE id = $1`, []any{id, at}}, // locks it
+		step{`UPDATE tag SET until = $2, manifest = NULL WHERE repository = $1 AND until IS NULL`, []any{id, at}},
+		step{`DELETE FROM needs_blob WHERE manifest IN ` + all, []any{id}},
+		step{`DELETE FROM needs_manifest WHERE manifest IN ` + all, []any{id}},
+		step{`DELETE FROM referrer WHERE manifest IN ` + all, []any{id}},
+		step{`DELETE FROM manifest WHERE repository = $1`, []any{id}},
+	); err != nil {
+		return err
+	}
+	return dropRepository(ctx, tx, id, at)
+}
+
+// An oldManifest is one whose time has perhaps come.
+type oldManifest struct {
+	id, repository, since int64 // since when it has no tag, or until when it could be restored
+	registry              string
+	name                  ref.Repository
+	digest                ref.Digest
+}
+
+func (m *oldManifest) into() []any {
+	return []any{&m.id, &m.repository, &m.since, &m.registry, &m.name, &m.digest}
+}
+
+func untaggedManifests(ctx context.Context, q querier, registry string, since, before int64, n int) ([]oldManifest, error) {
+	rows, err := q.Query(ctx, `SELECT m.id, m.repository, m.untagged, r.registry, r.name, m.digest FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.untagged >= $2 AND m.untagged <= $3 AND r.registry = $1 AND m.deleted IS NULL AND ((m.off | r.off) & $5) = 0
+		AND NOT EXISTS (SELECT 1 FROM needs_manifest n WHERE n.child = m.id) AND NOT EXISTS (SELECT 1 FROM referrer f WHERE f.manifest = m.id)
+		ORDER BY m.untagged, m.id LIMIT $4`, registry, since, before, n, locked)
+	return scan(rows, err, (*oldManifest).into)
+}
+
+// stillUntagged locks the repository and looks again.
+func stillUntagged(ctx context.Context, tx *db.Tx, m oldManifest, before int64) (still bool, err error) {
+	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = changed WHERE id = $1`, m.repository); err != nil {
+		return false, err
+	}
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.id = $1 AND m.digest = $2 AND m.untagged <= $3 AND m.deleted IS NULL AND ((m.off | r.off) & $4) = 0)`, m.id, m.digest, before, locked).Scan(&still)
+	return still, err
+}
+
+func dueManifests(ctx context.Context, q querier, at int64, n int) ([]oldManifest, error) {
+	rows, err := q.Query(ctx, `SELECT m.id, m.repository, m.due, r.registry, r.name, m.digest FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.due <= $1 ORDER BY m.due LIMIT $2`, at, n)
+	return scan(rows, err, (*oldManifest).into)
+}
+
+// stillDue locks the repository and looks again.
+func stillDue(ctx context.Context, tx *db.Tx, m oldManifest, at int64) (still bool, err error) {
+	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = changed WHERE id = $1`, m.repository); err != nil {
+		return false, err
+	}
+	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM manifest WHERE id = $1 AND digest = $2 AND due <= $3)`, m.id, m.digest, at).Scan(&still)
+	return still, err
+}
+
+// dropEmptyRepository removes a repository in the trash from which the last manifest
+// has gone.
+func dropEmptyRepository(ctx context.Context, tx *db.Tx, id, at int64) error {
+	var empty bool
+	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM repository WHERE id = $1 AND deleted IS NOT NULL)
+		AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = $1)`, id).Scan(&empty)
+	if err != nil || !empty {
+		return err
+	}
+	return dropRepository(ctx, tx, id, at)
+}
+
+// forgetTags empties the trash of tags that can no longer be restored.
+func forgetTags(ctx context.Context, tx *db.Tx, at int64) error {
+	_, err := tx.Exec(ctx, `UPDATE tag SET due = NULL WHERE due <= $1`, at)
+	return err
 }
 
 func dueParts(ctx context.Context, q querier, at int64, n int) ([]string, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"breakwater/db"
+	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/ledger"
 )
@@ -26,11 +27,17 @@ type Sweep struct {
 	// Objects also looks through the whole object store for bytes that a dead
 	// process left: for a start, and now and then.
 	Objects bool
+
+	// Registries are the registries that there are, by UID, with their rules: for
+	// what their settings say that goes with time, and to find what is left of one
+	// that was deleted. It is asked after the sweep has looked what there is, so a
+	// registry that is new is never taken for one that is gone. nil does neither.
+	Registries func(context.Context) (map[string]Rules, error)
 }
 
 // Swept counts what a sweep removed.
 type Swept struct {
-	Uploads, Links, Blobs, Objects int
+	Uploads, Manifests, Repositories, Links, Blobs, Objects int
 }
 
 // batch is how much a sweep does before it looks whether it should stop.
@@ -47,6 +54,8 @@ func (s *Store) Sweep(ctx context.Context, o Sweep) (n Swept, err error) {
 	var behind idleLink
 	steps := []func() (more bool, err error){
 		func() (bool, error) { return s.sweepUploads(ctx, &n) },
+		func() (bool, error) { return false, s.sweepRegistries(ctx, o, &n) },
+		func() (bool, error) { return s.sweepTrash(ctx, &n) },
 		func() (bool, error) { return s.sweepLinks(ctx, o, &behind, &n) },
 		func() (bool, error) { return s.sweepBlobs(ctx, o, &n) },
 		func() (bool, error) { return false, s.sweepNameless(ctx, o, &n) },
@@ -98,11 +107,7 @@ func (s *Store) sweepLinks(ctx context.Context, o Sweep, behind *idleLink, n *Sw
 			if gone, err = dropLink(ctx, tx, l, at); err != nil || !gone {
 				return err
 			}
-			return s.ledger.Append(ctx, tx, ledger.Event{
-				Registry: l.registry, Category: ledger.Repository, Operation: purgeBlob, Outcome: ledger.Success,
-				Who:    identity.ThisServer().Who(),
-				Detail: ledger.Detail{Repository: l.name, Digest: l.digest, Size: l.size},
-			})
+			return s.ledger.Append(ctx, tx, swept(l.registry, purgeBlob, ledger.Detail{Repository: l.name, Digest: l.digest, Size: l.size}))
 		})
 		if err != nil {
 			return false, err
@@ -224,4 +229,139 @@ func (s *Store) removeNameless(ctx context.Context, seen []string, n *Swept) err
 	}
 	n.Objects += len(taken)
 	return s.objects.Delete(ctx, taken...)
+}
+
+// sweepRegistries does what the rules of each registry say that goes with time, and
+// empties those that are no more.
+func (s *Store) sweepRegistries(ctx context.Context, o Sweep, n *Swept) error {
+	if o.Registries == nil {
+		return nil
+	}
+	used, err := usedRegistries(ctx, s.db)
+	if err != nil || len(used) == 0 {
+		return err
+	}
+	there, err := o.Registries(ctx)
+	if err != nil || len(there) == 0 { // there always is one
+		return err
+	}
+	for _, uid := range used {
+		rules, ok := there[uid]
+		for more := true; more; {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			switch {
+			case !ok:
+				more, err = s.sweepRegistry(ctx, uid, n)
+			case rules.Retention.On:
+				more, err = s.sweepUntagged(ctx, uid, rules, n)
+			default:
+				more = false
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sweepRegistry removes what is left of a registry that was deleted.
+func (s *Store) sweepRegistry(ctx context.Context, uid string, n *Swept) (more bool, err error) {
+	repositories, err := someRepositories(ctx, s.db, uid, batch)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range repositories {
+		err := s.db.Write(ctx, func(tx *db.Tx) error {
+			if err := wipeRepository(ctx, tx, r.id, now()); err != nil {
+				return err
+			}
+			return s.ledger.Append(ctx, tx, swept("", purgeRegistry, ledger.Detail{Repository: r.name, More: map[string]string{"uid": uid}}))
+		})
+		if err != nil {
+			return false, err
+		}
+		n.Repositories++
+	}
+	return len(repositories) == batch, nil
+}
+
+// sweepUntagged deletes the manifests that have been without a tag for longer than
+// the retention policy keeps them. It leaves what is locked, what an index names and
+// what is about another manifest: those never have tags.
+func (s *Store) sweepUntagged(ctx context.Context, uid string, rules Rules, n *Swept) (more bool, err error) {
+	since, before := rules.Retention.Since.UnixMicro(), time.Now().Add(-rules.Retention.After).UnixMicro()
+	all, err := untaggedManifests(ctx, s.db, uid, since, before, batch)
+	if err != nil {
+		return false, err
+	}
+	did := 0
+	for _, m := range all {
+		gone := false
+		err := s.db.Write(ctx, func(tx *db.Tx) error {
+			if gone, err = stillUntagged(ctx, tx, m, before); err != nil || !gone {
+				return err
+			}
+			due, err := removeManifest(ctx, tx, m.repository, m.id, now(), rules)
+			if err != nil {
+				return err
+			}
+			return s.ledger.Append(ctx, tx, swept(uid, purgeManifest, ledger.Detail{Repository: m.name, Digest: m.digest, More: restorable(due)}))
+		})
+		if err != nil && fault.Of(err) != fault.Referenced {
+			return false, err
+		}
+		if err == nil && gone {
+			did++
+		}
+	}
+	n.Manifests += did
+	return len(all) == batch && did > 0, nil
+}
+
+// sweepTrash takes what can no longer be restored.
+func (s *Store) sweepTrash(ctx context.Context, n *Swept) (more bool, err error) {
+	at := now()
+	all, err := dueManifests(ctx, s.db, at, batch)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range all {
+		gone := false
+		err := s.db.Write(ctx, func(tx *db.Tx) error {
+			if gone, err = stillDue(ctx, tx, m, at); err != nil || !gone {
+				return err
+			}
+			if err := dropManifest(ctx, tx, m.repository, m.id, at); err != nil {
+				return err
+			}
+			if err := dropEmptyRepository(ctx, tx, m.repository, at); err != nil {
+				return err
+			}
+			return s.ledger.Append(ctx, tx, swept(m.registry, purgeManifest, ledger.Detail{Repository: m.name, Digest: m.digest}))
+		})
+		if db.IsForeignKey(err) { // somebody pushes a blob to the repository
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if gone {
+			n.Manifests++
+		}
+	}
+	if len(all) < batch {
+		return false, s.db.Write(ctx, func(tx *db.Tx) error { return forgetTags(ctx, tx, at) })
+	}
+	return true, nil
+}
+
+// swept is the event of something that nobody asked for.
+func swept(registry, operation string, d ledger.Detail) ledger.Event {
+	return ledger.Event{
+		Registry: registry, Category: ledger.Repository, Operation: operation, Outcome: ledger.Success,
+		Who: identity.ThisServer().Who(), Detail: d,
+	}
 }

@@ -20,7 +20,7 @@ func TestSweepRemovesWhatWasDeletedAndNothingElse(t *testing.T) {
 		keep := w.putImage(repo, "keep", 2)
 		gone := w.putImage(repo, "gone", 2)
 		must(t, w.DeleteBlob(w.ctx, w.owner, repo, sum(b)))
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(gone)))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(gone), Rules{}))
 		if n := w.sweep(Sweep{Grace: time.Hour, Unused: time.Hour, Objects: true}); n != (Swept{}) {
 			t.Fatalf("swept too early: %+v", n)
 		}
@@ -32,7 +32,7 @@ func TestSweepRemovesWhatWasDeletedAndNothingElse(t *testing.T) {
 			t.Fatalf("swept %+v", n)
 		}
 		w.resolves(repo, tagged("keep"), keep)
-		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(keep)))
+		must(t, w.DeleteManifest(w.ctx, w.owner, repo, sum(keep), Rules{}))
 		w.sweep(Sweep{Unused: 1, Objects: true})
 		if n := w.objectsLeft(); n != 0 {
 			t.Fatalf("%d objects are left", n)
@@ -143,7 +143,7 @@ func TestSweepDuringPushMountTagAndDelete(t *testing.T) {
 					if _, ok, err := w.Mount(w.ctx, w.owner, name(i+10), sum(layer), mine); err != nil || !ok {
 						t.Error(ok, err)
 					}
-					if err := w.DeleteManifest(w.ctx, w.owner, mine, p.Digest); err != nil {
+					if err := w.DeleteManifest(w.ctx, w.owner, mine, p.Digest, Rules{}); err != nil {
 						t.Error(err)
 					}
 					for _, d := range []struct {

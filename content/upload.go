@@ -90,6 +90,9 @@ func (s *Store) StartUpload(ctx context.Context, g access.Grant, repo ref.Reposi
 	if err := g.Allows(access.ContentWrite, g.RepositoryScope(repo)); err != nil {
 		return Upload{}, err
 	}
+	if err := s.writable(ctx, g, repo); err != nil {
+		return Upload{}, err
+	}
 	claim := binary.BigEndian.AppendUint32(nil, uint32(time.Now().Add(beginWithin).Unix()))
 	claim = append(claim, 0)
 	if alg == ref.SHA512 {
