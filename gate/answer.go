@@ -61,7 +61,11 @@ func (a *answer) Write(p []byte) (int, error) {
 	if err := a.begin(); err != nil {
 		return 0, err
 	}
-	return a.outlet.Write(p)
+	n, err := a.outlet.Write(p)
+	if err != nil && a.err == nil {
+		a.err = err
+	}
+	return n, err
 }
 
 func (a *answer) WriteString(s string) (int, error) {
@@ -153,10 +157,24 @@ type pace struct {
 	free     int64 // bytes before it counts
 	renewed  time.Time
 	moved    int64
+
+	still func() error // whether bytes may go on moving; nil for always
+	asked time.Time    // when it was asked last
 }
+
+// recheck is how long bytes move between two questions whether they still may.
+const recheck = time.Second
 
 // keep is called before bytes move.
 func (p *pace) keep() error {
+	if p.still != nil {
+		if now := time.Now(); now.Sub(p.asked) >= recheck {
+			if err := p.still(); err != nil {
+				return err
+			}
+			p.asked = now
+		}
+	}
 	if p.renewed.IsZero() && p.moved < p.free || !p.renewed.IsZero() && p.moved < int64(p.stall/time.Second)<<10 {
 		return nil
 	}

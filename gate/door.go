@@ -19,6 +19,7 @@ import (
 	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/registry"
+	"breakwater/resource"
 	"breakwater/transit"
 )
 
@@ -30,6 +31,7 @@ type Gate struct {
 	callers   *meter[string]
 	strangers *meter[netip.Addr]
 	metrics   metrics
+	kept      resource.Cache[string, network.ControlPlane] // the rules of the control plane
 }
 
 // New makes the door of this process.
@@ -68,11 +70,13 @@ type visit struct {
 	start       time.Time
 	correlation string
 	call        Call
-	registry    *registry.Registry // nil until it is found
+	registry    *registry.Registry // that the host means; nil until it is found
+	about       *registry.Registry // that the call is about; nil is none
 	origin      network.Origin
 	principal   identity.Principal // zero until it is proven
 	shown       bool               // a credential was shown
 	password    bool               // … which is a password, not a token in its place
+	bypass      bool               // only a trusted service may come in from there
 	throttled   bool               // refused for haste
 	silent      bool               // … and the ledger knows about this caller already
 	more        map[string]string  // for the event
@@ -127,11 +131,8 @@ func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
 // pass is the way in. Whatever it returns is said no to in one place, refuse.
 func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	ctx := r.Context()
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return fmt.Errorf("remote address %q: %w", r.RemoteAddr, err)
-	}
-	v.origin = g.o.Proxies.Origin(peer, r.Header, transit.Name(ctx))
+	v.origin = g.o.Proxies.Origin(transit.Arrived(r), r.Header)
+	var err error
 	if v.call, err = s.Route(r); err != nil {
 		return g.stranger(v, err)
 	}
@@ -140,9 +141,25 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if v.registry, err = g.o.Registries.ByHost(now, r.Host); err != nil {
 		return g.stranger(v, err)
 	}
+	if v.about = v.registry; v.call.Registry != "" {
+		if v.about, err = g.o.Registries.ByID(now, v.call.Registry); err != nil && fault.Of(err) != fault.NotFound {
+			return err
+		}
+	}
 	if v.call.Plane == identity.ContentPlane {
-		if err := v.registry.Allow(v.origin); err != nil {
-			return g.stranger(v, err)
+		verdict := v.registry.Reach(v.origin)
+		if !verdict.Allowed && !verdict.Bypass {
+			return g.shut(v, verdict)
+		}
+		v.bypass = verdict.Bypass
+		g.watch(ctx, v, r)
+	} else {
+		rules, err := g.control(now)
+		if err != nil {
+			return err
+		}
+		if verdict := rules.Decide(v.origin); !verdict.Allowed {
+			return g.shut(v, verdict)
 		}
 	}
 	if err := g.identify(now, v, r); err != nil {
@@ -151,15 +168,19 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	if err := g.alarm(ctx, v, r); err != nil {
 		return err
 	}
-	about := v.registry.Ref()
-	if v.call.Plane == identity.ControlPlane {
-		about = access.Registry{} // any, whichever host was asked
+	about := access.Registry{}
+	if v.about != nil {
+		about = v.about.Ref()
 	}
-	assignments, err := g.o.Access.LoadAssignments(now, about, v.principal)
+	given := about
+	if v.call.Plane == identity.ControlPlane {
+		given = access.Registry{} // at any, whichever host was asked
+	}
+	assignments, err := g.o.Access.LoadAssignments(now, given, v.principal)
 	if err != nil {
 		return err
 	}
-	grant := access.NewGrant(v.registry.Ref(), v.principal, assignments, access.Call{
+	grant := access.NewGrant(about, v.principal, assignments, access.Call{
 		Correlation: v.correlation, Operation: v.call.Operation, From: v.from(r), Start: v.start,
 	})
 	if len(v.call.Needs) == 0 && !v.call.Anyone && !v.principal.Proven() {
@@ -174,6 +195,9 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 		v.before = func(status int) error {
 			return g.o.Ledger.Note(ctx, v.event(r, status, ""))
 		}
+	}
+	if v.call.Registry != "" && v.about != nil {
+		r = r.WithContext(resource.During(ctx, v.about.ID, v.about.UID))
 	}
 	return v.call.Handler(&v.answer, r, grant)
 }
@@ -209,7 +233,9 @@ func (g *Gate) alarm(ctx context.Context, v *visit, r *http.Request) error {
 	if v.principal.Kind != identity.Admin || !v.password {
 		return nil
 	}
-	return g.o.Ledger.Record(ctx, v.security(r, access.AdminUserUse, v.registry.ID.Scope(), map[string]string{"operation": v.call.Operation}))
+	e := v.security(r, access.AdminUserUse, v.registry.ID.Scope(), map[string]string{"operation": v.call.Operation})
+	e.Registry = v.registry.UID // whose password it is
+	return g.o.Ledger.Record(ctx, e)
 }
 
 // security is an event that somebody should look at although nothing was refused.
@@ -226,12 +252,19 @@ func (g *Gate) identify(ctx context.Context, v *visit, r *http.Request) (err err
 		of, err := identity.FromRequest(r)
 		if err != nil {
 			v.shown = true
+			if v.bypass {
+				return g.distrust(v, err)
+			}
 			return g.stranger(v, err)
 		}
 		shown = &of
 	}
 	v.shown, v.password = !shown.None(), shown.Method == identity.Basic && shown.Name != identity.RefreshUser
-	if v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), v.call.Plane, *shown, v.origin); err != nil {
+	v.principal, err = g.o.Identity.Authenticate(ctx, v.registry.Realm(), v.call.Plane, *shown, v.origin)
+	if v.bypass && !v.trusted() {
+		return g.distrust(v, err)
+	}
+	if err != nil {
 		return g.stranger(v, err)
 	}
 	if v.principal.ID == "" {
@@ -288,6 +321,11 @@ func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
 			slog.String("address", v.origin.String()), slog.Any("error", err))
 	}
 	if v.status != 0 {
+		if f.Code == fault.NetworkDenied { // its beginning is on record as a success
+			if err := g.record(v, r, f); err != nil {
+				g.o.Log.ErrorContext(r.Context(), "the ledger took no refusal", "correlation", v.correlation, "error", err)
+			}
+		}
 		return false
 	}
 	if gone && f.Code == fault.Internal {
@@ -352,16 +390,16 @@ func (v *visit) event(r *http.Request, status int, reason string) ledger.Event {
 	case status >= 400:
 		e.Outcome = ledger.Refused
 	}
-	if v.registry != nil {
-		e.Registry, e.Scope = v.registry.UID, v.registry.ID.Scope()
+	if v.about != nil {
+		e.Registry, e.Scope = v.about.UID, v.about.ID.Scope()
 	}
 	if needs := v.call.Needs; len(needs) > 0 && needs[0].Scope != "" {
 		e.Scope = needs[0].Scope
 	}
 	if v.call.Detail != nil {
 		e.Detail = *v.call.Detail
-		if e.Detail.Repository != "" && v.registry != nil {
-			e.Scope = ref.RepositoryScope(v.registry.ID, e.Detail.Repository)
+		if e.Detail.Repository != "" && v.about != nil {
+			e.Scope = ref.RepositoryScope(v.about.ID, e.Detail.Repository)
 		}
 	}
 	if v.more != nil {
@@ -371,14 +409,14 @@ func (v *visit) event(r *http.Request, status int, reason string) ledger.Event {
 }
 
 func (v *visit) from(r *http.Request) ledger.From {
-	return ledger.From{Address: v.origin.Addr, Listener: v.origin.Listener, Host: r.Host, UserAgent: r.UserAgent()}
+	return ledger.From{Address: v.origin.Addr, Listener: v.origin.Listener, Endpoint: v.origin.Endpoint, Told: v.origin.Told, Host: r.Host, UserAgent: r.UserAgent()}
 }
 
 // uncover leaves only the headers that every answer has.
 func (v *visit) uncover() {
 	h := v.Header()
 	for k := range h {
-		if k != "Connection" {
+		if k != "Connection" && k != "Strict-Transport-Security" {
 			delete(h, k)
 		}
 	}

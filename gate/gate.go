@@ -58,6 +58,11 @@ type Call struct {
 	// Anyone lets a caller in that has shown no credential and asks for nothing.
 	// Without it a call that has no Needs still wants to know who calls.
 	Anyone bool
+	// Registry is the registry that the path names, if the dialect names registries by
+	// path: rights, the grant and the record are about that one, or about none if there
+	// is none of this id. "" is the registry that the host means. Who calls is always
+	// proven at the host's.
+	Registry ref.ID
 	// Plane is the API that is called. The registry's network rules are for its
 	// content alone, or their owner could not correct them.
 	Plane identity.Plane
@@ -74,7 +79,7 @@ type Call struct {
 }
 
 // A Need is a right at a place: at Scope, or at Repository of the registry that
-// is called, or at the registry.
+// the call is about, or at the registry.
 type Need struct {
 	Action     access.Action
 	Repository ref.Repository

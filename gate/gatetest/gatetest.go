@@ -77,6 +77,13 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	})
 
 	id := ref.Subscription("00000000-0000-0000-0000-000000000000") + "/resourceGroups/local"
+	must(d.Write(ctx, func(tx *db.Tx) error {
+		_, err := h.Documents.Put(ctx, tx, resource.Resource{ID: id.Parent(), Type: "Microsoft.Resources/subscriptions"}, resource.Absent)
+		if err == nil {
+			_, err = h.Documents.Put(ctx, tx, resource.Resource{ID: id, Type: "Microsoft.Resources/resourceGroups", Location: "local"}, resource.Absent)
+		}
+		return err
+	}))
 	h.Registry, err = h.Registries.Create(ctx, access.ServerGrant(access.Registry{}, access.Call{}),
 		id.Extension(registry.Type, "breakwater"), "local", nil, registry.Properties{})
 	must(err)
