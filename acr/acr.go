@@ -1,21 +1,26 @@
 // Package acr speaks the part of Azure Container Registry's data plane that is
-// not OCI Distribution. So far that is where tokens come from: /oauth2/exchange
-// takes one of Entra ID, of another issuer or of our own authority for a refresh
-// token of the registry, /oauth2/token takes that or a password for an access token.
+// not OCI Distribution (azure-contract §2): /oauth2/exchange takes a token of Entra
+// ID, of another issuer or of our own authority for a refresh token of the registry,
+// /oauth2/token takes that or a password for an access token, and /acr/v1 shows and
+// changes what OCI has no words for: attributes of repositories, tags and manifests,
+// whole repositories, and what was deleted and can be restored.
+//
+// Like oci it reads names once, says which right each route needs, and decides
+// nothing.
 package acr
 
 import (
-	"encoding/json"
 	"net/http"
-	"net/url"
-	"time"
+	"strings"
 
 	"breakwater/access"
+	"breakwater/content"
 	"breakwater/fault"
 	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/oci"
+	"breakwater/ref"
 	"breakwater/registry"
 )
 
@@ -23,165 +28,230 @@ import (
 type API struct {
 	Identity   *identity.Store
 	Registries *registry.Store
+	Content    *content.Store
 }
 
+// Serves reports whether a path is of this dialect.
+func Serves(path string) bool {
+	return strings.HasPrefix(path, "/oauth2/") || strings.HasPrefix(path, base)
+}
+
+const base = "/acr/v1/"
+
+// A kind is a shape of path.
+type kind int
+
 const (
-	path     = "/oauth2/token"
-	exchange = "/oauth2/exchange"
+	catalog kind = iota
+	repository
+	tags
+	tag
+	manifests
+	manifest
+	deletedCatalog
+	deletedTags
+	deletedManifests
+	deletedManifest
 )
+
+var patterns = [...]string{
+	catalog:          base + "_catalog",
+	repository:       base + "{name}",
+	tags:             base + "{name}/_tags",
+	tag:              base + "{name}/_tags/{reference}",
+	manifests:        base + "{name}/_manifests",
+	manifest:         base + "{name}/_manifests/{digest}",
+	deletedCatalog:   base + "_deleted/_catalog",
+	deletedTags:      base + "_deleted/{name}/_tags",
+	deletedManifests: base + "_deleted/{name}/_manifests",
+	deletedManifest:  base + "_deleted/{name}/_manifests/{digest}",
+}
+
+// A row is one route: method and shape of path, what it is called in the ledger,
+// the right it needs, the scope that a token for it is asked with, and who answers.
+type row struct {
+	method    string
+	kind      kind
+	operation string
+	action    access.Action
+	scope     string // of the repository; "" for a list of repositories
+	change    bool   // the domain records it
+	handler   func(*API, http.ResponseWriter, *http.Request, access.Grant, *request) error
+}
+
+var rows = [...]row{
+	{"GET", catalog, "ListRepositories", access.CatalogRead, "", false, (*API).listRepositories},
+	{"GET", repository, "GetRepositoryProperties", access.MetadataRead, "metadata_read", false, (*API).getRepository},
+	{"PATCH", repository, content.PatchRepository, access.MetadataWrite, "metadata_write", true, (*API).patchRepository},
+	{"DELETE", repository, content.DeleteRepository, access.ContentDelete, "delete", true, (*API).deleteRepository},
+	{"GET", tags, "ListTags", access.MetadataRead, "metadata_read", false, (*API).listTags},
+	{"GET", tag, "GetTagProperties", access.MetadataRead, "metadata_read", false, (*API).getTag},
+	{"PATCH", tag, content.PatchTag, access.MetadataWrite, "metadata_write", true, (*API).patchTag},
+	{"DELETE", tag, content.DeleteTag, access.ContentDelete, "delete", true, (*API).deleteTag},
+	{"GET", manifests, "ListManifests", access.MetadataRead, "metadata_read", false, (*API).listManifests},
+	{"GET", manifest, "GetManifestProperties", access.MetadataRead, "metadata_read", false, (*API).getManifest},
+	{"PATCH", manifest, content.PatchManifest, access.MetadataWrite, "metadata_write", true, (*API).patchManifest},
+	{"GET", deletedCatalog, "ListDeletedRepositories", access.DeletedRead, "", false, (*API).listDeletedRepositories},
+	{"GET", deletedTags, "ListDeletedTags", access.DeletedRead, "deleted_read", false, (*API).listDeletedTags},
+	{"GET", deletedManifests, "ListDeletedManifests", access.DeletedRead, "deleted_read", false, (*API).listDeletedManifests},
+	{"POST", deletedManifest, content.RestoreManifest, access.DeletedRestore, "deleted_read,deleted_restore", true, (*API).restoreManifest},
+}
 
 // Routes lists what there is.
 func (*API) Routes() []gate.Route {
-	return []gate.Route{
-		{Method: "GET", Pattern: path, Operation: "Login"},
-		{Method: "POST", Pattern: path, Operation: "Login"},
+	all := []gate.Route{
+		{Method: "GET", Pattern: tokens, Operation: "Login"},
+		{Method: "POST", Pattern: tokens, Operation: "Login"},
 		{Method: "POST", Pattern: exchange, Operation: "Exchange"},
 	}
+	for _, r := range rows {
+		all = append(all, gate.Route{Method: r.method, Pattern: patterns[r.kind], Operation: r.operation, Action: r.action})
+	}
+	return all
 }
 
-// Route reads who asks, and for which scopes. Anybody may ask; what the token is
-// good for is decided where it is shown.
+// Route finds who answers.
 func (a *API) Route(r *http.Request) (gate.Call, error) {
-	if r.URL.EscapedPath() == exchange && r.Method == http.MethodPost {
+	switch path := r.URL.EscapedPath(); {
+	case path == exchange && r.Method == http.MethodPost:
 		return a.routeExchange(r)
+	case path == tokens:
+		return a.routeToken(r)
 	}
-	if r.URL.EscapedPath() != path {
-		return gate.Call{}, fault.New(fault.NotFound, "there is nothing at this path")
-	}
-	call := gate.Call{Operation: "Login", Category: ledger.Login, Anyone: true, Read: true, Detail: &ledger.Detail{}}
-	var form url.Values
-	var err error
-	switch r.Method {
-	case http.MethodGet:
-		if form, err = gate.ParseForm(r.URL.RawQuery, "scope"); err != nil {
-			return gate.Call{}, err
-		}
-	case http.MethodPost:
-		if form, err = gate.ReadForm(r, "scope"); err != nil {
-			return gate.Call{}, err
-		}
-		shown, err := credentials(form)
-		if err != nil {
-			return call, err // somebody tried to log in: the ledger shall know
-		}
-		call.Credentials = &shown
-	default:
-		return gate.Call{}, fault.New(fault.MethodNotAllowed, "this path answers GET, POST")
-	}
-	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
-		vouched(call.Detail, g)
-		return a.issue(w, r, g, form)
-	}
-	return call, nil
-}
-
-// routeExchange reads whose token shall become one of the registry. Which service
-// and tenant a client names does not matter: the registry is the one that is called,
-// and a token says itself whom it is for.
-func (a *API) routeExchange(r *http.Request) (gate.Call, error) {
-	call := gate.Call{Operation: "Exchange", Category: ledger.Login, Read: true, Detail: &ledger.Detail{}}
-	form, err := gate.ReadForm(r, "scope")
+	q, err := parse(r)
 	if err != nil {
 		return gate.Call{}, err
 	}
-	switch form.Get("grant_type") {
-	case "access_token", "access_token_refresh_token":
-	case "refresh_token": // of the authority: it belongs to another client, and works once
-		return call, fault.New(fault.Unauthenticated, "a refresh token of an issuer is for its client alone; show an access token (grant_type=access_token)")
-	default:
-		return call, fault.New(fault.BadRequest, "grant_type is access_token")
-	}
-	call.Credentials = &identity.Credentials{Method: identity.ExternalToken, Secret: identity.Secret(form.Get("access_token"))}
-	call.Handler = func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
-		reg, err := a.Registries.ByHost(r.Context(), r.Host)
-		if err != nil {
-			return err
-		}
-		token, _, err := a.Identity.IssueRefresh(r.Context(), reg.Realm(), g.Principal())
-		if err != nil {
-			return err
-		}
-		vouched(call.Detail, g)
-		return answer(w, struct {
-			Refresh string `json:"refresh_token"`
-		}{token})
-	}
-	return call, nil
+	return gate.Call{
+		Operation: q.row.operation, Category: ledger.Repository, Read: !q.row.change, Detail: &q.detail,
+		Needs: []gate.Need{{Action: q.row.action, Repository: q.repo}},
+		Handler: func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+			return q.row.handler(a, w, r, g, q)
+		},
+	}, nil
 }
 
-// vouched tells the ledger which issuer has said who it is.
-func vouched(d *ledger.Detail, g access.Grant) {
-	if issuer := g.Principal().Authentication.Issuer; issuer != "" {
-		d.More = map[string]string{"issuer": issuer}
-	}
+// A request is a path, read once, as in oci.
+type request struct {
+	row    *row
+	repo   ref.Repository
+	tag    ref.Tag
+	digest ref.Digest
+	detail ledger.Detail
 }
 
-func answer(w http.ResponseWriter, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
+func parse(r *http.Request) (*request, error) {
+	k, name, last, ok := split(r.URL.EscapedPath())
+	if !ok {
+		return nil, fault.New(fault.NotFound, "there is nothing at this path")
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	_, err = w.Write(body)
-	return err
-}
-
-// credentials are in the form. A password grant without a user name is how a
-// client without credentials asks.
-func credentials(form url.Values) (identity.Credentials, error) {
-	switch form.Get("grant_type") {
-	case "refresh_token":
-		return identity.NewBasic(identity.RefreshUser, form.Get("refresh_token"))
-	case "password":
-		if form.Get("username") == "" && form.Get("password") == "" {
-			return identity.Credentials{}, nil
-		}
-		return identity.NewBasic(form.Get("username"), form.Get("password"))
-	}
-	return identity.Credentials{}, fault.New(fault.BadRequest, "grant_type is refresh_token or password")
-}
-
-// issue answers with an access token for as much of what was asked as the caller
-// may do. To ask for too much is no error: the token is then refused where it is
-// used, and every client understands that.
-func (a *API) issue(w http.ResponseWriter, r *http.Request, g access.Grant, form url.Values) error {
-	reg, err := a.Registries.ByHost(r.Context(), r.Host)
-	if err != nil {
-		return err
-	}
-	p := g.Principal()
-	if p.Kind == identity.Anonymous && !reg.AnonymousPullEnabled {
-		return fault.New(fault.Unauthenticated, "authentication required")
-	}
-	token, until, err := a.Identity.IssueAccess(r.Context(), reg.Realm(), p, g.Ask(identity.ParseScopes(form["scope"])))
-	if err != nil {
-		return err
-	}
-	// Azure's clients read access_token, Docker's read either and the life span.
-	given := struct {
-		Access    string `json:"access_token"`
-		Token     string `json:"token"`
-		Type      string `json:"token_type"`
-		ExpiresIn int    `json:"expires_in"`
-		IssuedAt  string `json:"issued_at"`
-		Refresh   string `json:"refresh_token,omitempty"`
-	}{token, token, "Bearer", int(time.Until(until) / time.Second), time.Now().UTC().Format(time.RFC3339), ""}
-	if form.Get("access_type") == "offline" && form.Get("grant_type") == "password" && p.ID != "" {
-		if given.Refresh, _, err = a.Identity.IssueRefresh(r.Context(), reg.Realm(), p); err != nil {
-			return err
+	q := &request{}
+	var err error
+	if k != catalog && k != deletedCatalog {
+		if q.repo, err = ref.ParseRepository(name); err != nil {
+			return nil, fault.New(fault.NameUnknown, "there can be no repository of this name").Because(err)
 		}
 	}
-	return answer(w, given)
+	switch k {
+	case tag:
+		if q.tag, err = ref.ParseTag(last); err != nil {
+			return nil, fault.New(fault.TagUnknown, "there can be no tag of this name").Because(err)
+		}
+	case manifest, deletedManifest:
+		if q.digest, err = ref.ParseDigest(last); err != nil {
+			return nil, err
+		}
+	}
+	q.detail = ledger.Detail{Repository: q.repo, Tag: q.tag, Digest: q.digest}
+	for i := range rows {
+		if rows[i].kind == k && rows[i].method == r.Method {
+			q.row = &rows[i]
+			return q, nil
+		}
+	}
+	return nil, fault.New(fault.MethodNotAllowed, "this path answers %s", allowed(k))
 }
 
-// Error refuses in the form that OCI clients know.
+// split reads a path. No part of a repository's name begins with "_", so the words
+// of the API are not mistaken for one.
+func split(path string) (k kind, name, last string, ok bool) {
+	rest, ok := strings.CutPrefix(path, base)
+	if !ok {
+		return 0, "", "", false
+	}
+	if rest, ok = oci.Unescape(rest); !ok {
+		return 0, "", "", false
+	}
+	list, one, only := tags, tag, map[string]kind{"_catalog": catalog}
+	rest, deleted := strings.CutPrefix(rest, "_deleted/")
+	if deleted {
+		only = map[string]kind{"_catalog": deletedCatalog}
+	}
+	if k, ok := only[rest]; ok {
+		return k, "", "", true
+	}
+	name, word, _ := strings.Cut(rest, "/_")
+	word, last, item := strings.Cut(word, "/")
+	switch {
+	case word == "" && !deleted && name == rest:
+		return repository, name, "", true
+	case word == "manifests" && deleted:
+		list, one = deletedManifests, deletedManifest
+	case word == "manifests":
+		list, one = manifests, manifest
+	case word == "tags" && deleted:
+		list, one = deletedTags, -1
+	case word != "tags":
+		return 0, "", "", false
+	}
+	if !item {
+		return list, name, "", true
+	}
+	return one, name, last, one >= 0
+}
+
+func allowed(k kind) string {
+	var methods []string
+	for _, r := range rows {
+		if r.kind == k {
+			methods = append(methods, r.method)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// Error refuses in the form that OCI clients know. At /oauth2 there is no better
+// token to ask for.
 func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
-	switch f.Code {
-	case fault.Unauthenticated:
+	code := f.Code.Row()
+	k, _, _, data := split(r.URL.EscapedPath())
+	switch {
+	case data && (f.Code == fault.Unauthenticated || f.Code == fault.Denied):
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		oci.Challenge(w, r, f, scopes(r))
+		return
+	case f.Code == fault.Unauthenticated:
 		w.Header().Set("WWW-Authenticate", `Basic realm="`+r.Host+`"`)
-	case fault.MethodNotAllowed:
+	case f.Code == fault.MethodNotAllowed && data:
+		w.Header().Set("Allow", allowed(k))
+	case f.Code == fault.MethodNotAllowed:
 		w.Header().Set("Allow", "GET, POST")
+	case f.Code == fault.TagUnknown:
+		code.OCI = "TAG_UNKNOWN"
 	}
-	oci.Refuse(w, f.Code.Row().Status, f.Code.Row().OCI, f.Message, f.Detail)
+	oci.Refuse(w, code.Status, code.OCI, f.Message, f.Detail)
+}
+
+// scopes is what a token must be asked for, so that this request passes.
+func scopes(r *http.Request) []string {
+	q, err := parse(r)
+	switch {
+	case err != nil:
+		return nil
+	case q.row.kind == catalog:
+		return []string{"registry:catalog:*"}
+	case q.row.kind == deletedCatalog:
+		return []string{"registry:deleted_catalog:*"}
+	}
+	return []string{"repository:" + string(q.repo) + ":" + q.row.scope}
 }

@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"breakwater/acr"
+	"breakwater/content"
 	"breakwater/db"
 	"breakwater/db/dbtest"
 	"breakwater/gate/gatetest"
 	"breakwater/identity"
 	"breakwater/ledger"
+	"breakwater/oci"
 	"breakwater/registry"
 )
 
@@ -28,7 +30,15 @@ type desk struct {
 
 func open(t *testing.T, d *db.DB) *desk {
 	h := gatetest.Open(t, d, nil)
-	s := gatetest.Serve(t, h.Gate.Serve(&acr.API{Identity: h.Identity, Registries: h.Registries}))
+	c := content.New(d, h.Objects, h.Rings, h.Ledger, h.Platform.Derive("upload-session"))
+	v2, other := h.Gate.Serve(&oci.API{Content: c, Registries: h.Registries}), h.Gate.Serve(&acr.API{Identity: h.Identity, Registries: h.Registries, Content: c})
+	s := gatetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v2/") {
+			v2.ServeHTTP(w, r)
+			return
+		}
+		other.ServeHTTP(w, r)
+	}))
 	return &desk{h, t, s.URL, s.Client()}
 }
 

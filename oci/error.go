@@ -11,28 +11,33 @@ import (
 	"breakwater/ref"
 )
 
-// Error writes a refusal in the specification's form. A caller without the right
-// is asked for a better token (401), never told 403: clients cache one token and
-// ask for another only when they are challenged. 403 stays for networks.
+// Error writes a refusal in the specification's form.
 func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	h, code := w.Header(), f.Code.Row()
 	h["Docker-Distribution-Api-Version"] = version
-	status, oci, detail := code.Status, code.OCI, f.Detail
 	switch f.Code {
 	case fault.Unauthenticated, fault.Denied:
-		status, oci = http.StatusUnauthorized, fault.Unauthenticated.Row().OCI
-		scope := scopes(r)
-		h.Set("WWW-Authenticate", challenge(r, scope, f))
-		detail = asked(scope)
-	case fault.MethodNotAllowed:
+		Challenge(w, r, f, scopes(r))
+		return
+	case fault.MethodNotAllowed, fault.Disallowed:
 		if k, _, _, ok := split(r.URL.EscapedPath()); ok {
 			h.Set("Allow", allowed(k))
 		}
 	}
-	Refuse(w, status, oci, f.Message, detail)
+	Refuse(w, code.Status, code.OCI, f.Message, f.Detail)
 }
 
-// Refuse writes one error in the specification's form.
+// Challenge refuses a caller without the right in asking it for a better token,
+// which scope says: 401, never 403, because clients cache one token and ask for
+// another only when they are challenged. 403 stays for networks.
+func Challenge(w http.ResponseWriter, r *http.Request, f *fault.Error, scope []string) {
+	w.Header().Set("WWW-Authenticate", challenge(r, scope, f))
+	code := fault.Unauthenticated.Row()
+	Refuse(w, code.Status, code.OCI, f.Message, asked(scope))
+}
+
+// Refuse writes one error in the specification's form. Azure's SDKs find the code
+// in a header, because they know no such body.
 func Refuse(w http.ResponseWriter, status int, code, message string, detail any) {
 	type entry struct {
 		Code    string `json:"code"`
@@ -44,6 +49,7 @@ func Refuse(w http.ResponseWriter, status int, code, message string, detail any)
 		body = []byte(`{"errors":[]}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Ms-Error-Code", code)
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // the client may be gone
 }

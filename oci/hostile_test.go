@@ -51,7 +51,7 @@ func TestPathThatIsNotCanonicalIsNobodys(t *testing.T) {
 	c := s.login(t, s.OwnerName, s.OwnerPassword)
 	c.pushImage("team/api", "v1")
 	for _, path := range []string{
-		"/v2/team%2fapi/manifests/v1", "/v2/team%2Fapi/manifests/v1", "/v2/team/api/manifests/v%31", "/v2/team/%61pi/manifests/v1",
+		"/v2/team%2Fapi%2Fmanifests/v1", "/v2/team/api/manifests%2Fv1", "/v2%2Fteam/api/manifests/v1", "/v2/team%2F/manifests/v1", "/v2/team%252Fapi/manifests/v1", "/v2/team/api/manifests/v%31", "/v2/team/%61pi/manifests/v1",
 		"/v2/team/./api/manifests/v1", "/v2/team/x/../api/manifests/v1", "/v2/../v2/team/api/manifests/v1", "/v2/team/%2e%2e/team/api/manifests/v1",
 		"/v2//team/api/manifests/v1", "//v2/team/api/manifests/v1", "/v2/team//api/manifests/v1", "/v2/team/api//manifests/v1", "/v2/team/api/manifests//v1",
 		"/v2/Team/api/manifests/v1", "/v2/team/API/manifests/v1", "/V2/team/api/manifests/v1", "/v2/team/api/Manifests/v1",
@@ -66,6 +66,10 @@ func TestPathThatIsNotCanonicalIsNobodys(t *testing.T) {
 				t.Errorf("%s: %.60q", path, got)
 			}
 		}
+	}
+	// Azure's SDKs escape the "/" of a name and the ":" of a digest, and nothing else.
+	for _, path := range []string{"/v2/team%2fapi/manifests/v1", "/v2/team%2Fapi/manifests/v1", "/v2/team%2Fapi/tags/list"} {
+		c.do("GET", path, nil).want(t, 200)
 	}
 	// An absolute target names the same path; a name may hold the words of the API.
 	got := s.raw(t, "GET https://localhost/v2/team/api/manifests/v1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: "+s.basic()+"\r\n\r\n")

@@ -12,9 +12,9 @@ import (
 
 const indexType = "application/vnd.oci.image.index.v1+json"
 
-// page reads the place in a list of names: after which, and how many (-1 for as
+// Page reads the place in a list of names: after which, and how many (-1 for as
 // many as there may be).
-func page(r *http.Request) (last string, n int, err error) {
+func Page(r *http.Request) (last string, n int, err error) {
 	q, err := params(r)
 	if err != nil {
 		return "", 0, err
@@ -26,12 +26,13 @@ func page(r *http.Request) (last string, n int, err error) {
 	return last, n, err
 }
 
-// next links to the page after last, if there are more and some were asked for.
-func next(w http.ResponseWriter, path, last string, n int, more bool) {
+// Next links to the page after last, if there are more and some were asked for; v
+// are the parameters that make it a page of the same list.
+func Next(w http.ResponseWriter, path string, v url.Values, last string, n int, more bool) {
 	if !more || n == 0 {
 		return
 	}
-	v := url.Values{"last": {last}}
+	v.Set("last", last)
 	if n > 0 {
 		v.Set("n", strconv.Itoa(n))
 	}
@@ -50,7 +51,7 @@ func writeJSON(w http.ResponseWriter, mediaType string, v any) error {
 }
 
 func (a *API) listTags(w http.ResponseWriter, r *http.Request, g access.Grant, q *request) error {
-	last, n, err := page(r)
+	last, n, err := Page(r)
 	if err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (a *API) listTags(w http.ResponseWriter, r *http.Request, g access.Grant, q
 	if len(tags) == 0 {
 		tags = []ref.Tag{}
 	} else {
-		next(w, "/v2/"+string(q.repo)+"/tags/list", string(tags[len(tags)-1]), n, more)
+		Next(w, "/v2/"+string(q.repo)+"/tags/list", url.Values{}, string(tags[len(tags)-1]), n, more)
 	}
 	return writeJSON(w, "application/json", struct {
 		Name ref.Repository `json:"name"`
@@ -70,7 +71,7 @@ func (a *API) listTags(w http.ResponseWriter, r *http.Request, g access.Grant, q
 }
 
 func (a *API) listRepositories(w http.ResponseWriter, r *http.Request, g access.Grant, _ *request) error {
-	last, n, err := page(r)
+	last, n, err := Page(r)
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (a *API) listRepositories(w http.ResponseWriter, r *http.Request, g access.
 	if len(names) == 0 {
 		names = []ref.Repository{}
 	} else {
-		next(w, "/v2/_catalog", string(names[len(names)-1]), n, more)
+		Next(w, "/v2/_catalog", url.Values{}, string(names[len(names)-1]), n, more)
 	}
 	return writeJSON(w, "application/json", struct {
 		Repositories []ref.Repository `json:"repositories"`

@@ -145,22 +145,43 @@ func parse(r *http.Request) (*request, error) {
 	return nil, fault.New(fault.MethodNotAllowed, "this path answers %s", allowed(k))
 }
 
+// Unescape reads what Azure's SDKs escape in a segment: the "/" of a repository and
+// the ":" of a digest. Any other escaped character has no place in a name, a tag, a
+// digest or a session.
+func Unescape(segment string) (string, bool) {
+	if strings.IndexByte(segment, '%') < 0 {
+		return segment, true
+	}
+	s := escaped.Replace(segment)
+	return s, strings.IndexByte(s, '%') < 0
+}
+
+var escaped = strings.NewReplacer("%2F", "/", "%2f", "/", "%3A", ":", "%3a", ":")
+
 // split reads a path from its end, because a repository may be called
-// "a/manifests/b". An escaped character has no place in a name, a tag, a digest
-// or a session.
+// "a/manifests/b".
 func split(path string) (k kind, name, last string, ok bool) {
 	rest, ok := strings.CutPrefix(path, "/v2/")
-	if !ok || strings.IndexByte(rest, '%') >= 0 {
+	if !ok {
 		return 0, "", "", false
 	}
+	if k, name, last, ok = shape(rest); !ok {
+		return 0, "", "", false
+	}
+	if name, ok = Unescape(name); ok {
+		last, ok = Unescape(last)
+	}
+	return k, name, last, ok
+}
+
+func shape(rest string) (k kind, name, last string, ok bool) {
 	switch rest {
 	case "":
 		return base, "", "", true
 	case "_catalog":
 		return catalog, "", "", true
 	}
-	rest, last, ok = cutLast(rest)
-	if !ok {
+	if rest, last, ok = cutLast(rest); !ok {
 		return 0, "", "", false
 	}
 	rest, noun, ok := cutLast(rest)

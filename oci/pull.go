@@ -109,11 +109,12 @@ func (a *API) headBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q
 // 9110 allows: each may cost a sealed segment for a single byte.
 const maxRanges = 16
 
-// serve answers with the content or with ranges of it. Several ranges are read in
+// serve answers with the content or with ranges of it, which only GET knows (RFC
+// 9110 §14.2; Azure's SDKs want 200 for HEAD). Several ranges are read in
 // a goroutine that http.ServeContent does not wait for when the client leaves.
 func serve(w http.ResponseWriter, r *http.Request, c io.ReadSeeker) {
 	switch commas := strings.Count(r.Header.Get("Range"), ","); {
-	case commas >= maxRanges:
+	case r.Method != http.MethodGet, commas >= maxRanges:
 		r.Header.Del("Range")
 	case commas > 0:
 		l := &lease{c: c}

@@ -33,13 +33,13 @@ func (a *API) putManifest(w http.ResponseWriter, r *http.Request, g access.Grant
 	if err != nil {
 		return err
 	}
-	reg, err := a.Registries.ByHost(r.Context(), r.Host)
+	rules, err := a.rules(r)
 	if err != nil {
 		return err
 	}
 	pushed, err := a.Content.PutManifest(r.Context(), g, q.repo, content.Push{
 		Reference: reference, Tags: more, MediaType: r.Header.Get("Content-Type"), Body: body,
-	}, content.Rules{Sparse: reg.Policies.SparseManifests.Enabled()})
+	}, rules)
 	if err != nil {
 		return err
 	}
@@ -56,6 +56,15 @@ func (a *API) putManifest(w http.ResponseWriter, r *http.Request, g access.Grant
 	}
 	w.WriteHeader(http.StatusCreated)
 	return nil
+}
+
+// rules are what the registry that is called says about content.
+func (a *API) rules(r *http.Request) (content.Rules, error) {
+	reg, err := a.Registries.ByHost(r.Context(), r.Host)
+	if err != nil {
+		return content.Rules{}, err
+	}
+	return content.RulesOf(reg), nil
 }
 
 // queryTags reads the tags that a push by digest sets besides.
@@ -117,10 +126,14 @@ func (a *API) deleteManifest(w http.ResponseWriter, r *http.Request, g access.Gr
 	if err != nil {
 		return err
 	}
+	rules, err := a.rules(r)
+	if err != nil {
+		return err
+	}
 	if reference.Tag != "" {
-		err = a.Content.DeleteTag(r.Context(), g, q.repo, reference.Tag)
+		err = a.Content.DeleteTag(r.Context(), g, q.repo, reference.Tag, rules)
 	} else {
-		err = a.Content.DeleteManifest(r.Context(), g, q.repo, reference.Digest)
+		err = a.Content.DeleteManifest(r.Context(), g, q.repo, reference.Digest, rules)
 	}
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"breakwater/content"
 	"breakwater/ref"
 	"breakwater/registry"
 )
@@ -637,6 +638,44 @@ func TestWarnings(t *testing.T) {
 		c.pushImage("spec/warn", "v1")
 		if a := c.do("GET", "/v2/spec/warn/manifests/v1", nil).want(t, 200); a.Header.Get("Warning") != "" {
 			t.Errorf("%v", a.Header)
+		}
+	})
+}
+
+// What Azure adds: locks, quarantine and a trash are heard here too (azure-contract
+// §2.6, §2.8).
+func TestLocksQuarantineAndTrashHoldForEveryClient(t *testing.T) {
+	each(t, func(t *testing.T, s *server, c *client) {
+		const repo = "spec/locked"
+		owner := s.Server()
+		_, d := c.pushImage(repo, "v1")
+		digest := "/v2/" + repo + "/manifests/" + string(d.Digest)
+		patch := func(p content.AttributesPatch) {
+			t.Helper()
+			if _, err := s.content.PatchManifest(t.Context(), owner, repo, d.Digest, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		off, on := false, true
+		patch(content.AttributesPatch{Delete: &off, Read: &off})
+		if a := c.do("DELETE", digest, nil).want(t, 405, "REGISTRY_DISALLOWED_OPERATION"); a.Header.Get("Allow") == "" {
+			t.Error("405 says no methods")
+		}
+		c.do("GET", "/v2/"+repo+"/manifests/v1", nil).want(t, 405, "REGISTRY_DISALLOWED_OPERATION")
+		c.do("HEAD", digest, nil).want(t, 405)
+		patch(content.AttributesPatch{Delete: &on, Read: &on})
+		s.Update(t, func(r *registry.Registry) { r.Policies.SoftDelete.Status = "enabled" })
+		c.do("DELETE", digest, nil).want(t, 202)
+		c.do("GET", digest, nil).want(t, 404, "MANIFEST_UNKNOWN")
+		if err := s.content.Restore(t.Context(), owner, repo, d.Digest, "v1", false, content.Rules{}); err != nil {
+			t.Fatal(err)
+		}
+		c.do("GET", "/v2/"+repo+"/manifests/v1", nil).want(t, 200)
+		s.Update(t, func(r *registry.Registry) { r.Policies.Quarantine.Status = "enabled" })
+		_, d = c.pushImage(repo, "v2")
+		i, err := s.content.ManifestInfo(t.Context(), owner, repo, d.Digest)
+		if err != nil || i.QuarantineState != content.Quarantined {
+			t.Errorf("%+v: %v", i, err)
 		}
 	})
 }
