@@ -9,6 +9,7 @@ import (
 	"breakwater/identity"
 	"breakwater/ref"
 	"breakwater/resource"
+	"breakwater/setting"
 )
 
 // Types of what stands above the providers.
@@ -18,10 +19,10 @@ const (
 	tenantType        = "Microsoft.Resources/tenants"
 )
 
-// Above is the kinds above the providers, which no caller changes. Whoever signs
-// in asks for them first, so that their lists need no right: they have what the
-// caller may see. There is one tenant.
-func Above(docs *resource.Store, ids *identity.Store) []Kind {
+// Above is the kinds above the providers. Whoever signs in asks for them first, so
+// that their lists need no right: they have what the caller may see. There is one
+// tenant, and its subscriptions are the server's; resource groups are the callers'.
+func Above(docs *resource.Store, ids *identity.Store, settings *setting.Store) []Kind {
 	subscriptions := seen(docs, Kind{Type: SubscriptionType, Read: SubscriptionType + "/read"})
 	subscriptions.Shown = func(v view) any {
 		return struct {
@@ -36,7 +37,6 @@ func Above(docs *resource.Store, ids *identity.Store) []Kind {
 		}{v, v.Name, ids.Tenant(), "Breakwater", "Enabled", "RoleBased", []string{},
 			map[string]string{"locationPlacementId": "Public_2014-09-01", "quotaId": "Internal_2014-09-01", "spendingLimit": "Off"}}
 	}
-	groups := seen(docs, Kind{Type: ResourceGroupType, Read: SubscriptionType + "/resourceGroups/read"}) // as Azure calls it
 	tenants := Kind{
 		Type: tenantType, Read: tenantType + "/read", Place: above, Seen: true,
 		List: func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error) {
@@ -57,7 +57,7 @@ func Above(docs *resource.Store, ids *identity.Store) []Kind {
 			}{v, ids.Tenant(), "Breakwater", "breakwater", "Home", []string{}}
 		},
 	}
-	return []Kind{tenants, subscriptions, groups}
+	return []Kind{tenants, subscriptions, resourceGroups(docs, settings)}
 }
 
 // seen completes a kind of documents that are shown as they are.
@@ -81,7 +81,7 @@ func seen(docs *resource.Store, k Kind) Kind {
 			}
 			for _, doc := range all {
 				after = doc.ID
-				if len(some) == q.Limit || !g.Can(k.Read, doc.ID.Scope()) && !g.Sees(doc.ID.Scope()) {
+				if len(some) == q.Limit || !q.Where.holdsFor(doc) || !g.Can(k.Read, doc.ID.Scope()) && !g.Sees(doc.ID.Scope()) {
 					continue
 				}
 				if doc, err = shownSucceeded(doc, nil); err != nil {
@@ -100,7 +100,7 @@ func seen(docs *resource.Store, k Kind) Kind {
 
 // shownSucceeded adds the state that clients wait for.
 func shownSucceeded(doc resource.Resource, err error) (resource.Resource, error) {
-	if err == nil && len(doc.Properties) == 0 {
+	if err == nil && (len(doc.Properties) == 0 || string(doc.Properties) == "{}") {
 		doc.Properties, err = json.Marshal(map[string]string{"provisioningState": succeeded})
 	}
 	return doc, err

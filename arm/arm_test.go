@@ -2,6 +2,7 @@ package arm
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -173,21 +174,39 @@ func TestAChangeIsMerged(t *testing.T) {
 	}
 }
 
-func TestTagsAreMergedAndALocationIsForEver(t *testing.T) {
-	var c change
-	if err := json.Unmarshal([]byte(`{"location":"moon","tags":{"a":null,"c":"3"}}`), &c); err != nil {
-		t.Fatal(err)
+func TestTagsReplaceTagsAndALocationIsForEver(t *testing.T) {
+	over := func(was resource.Resource, sent string, created bool) (resource.Resource, error) {
+		c, err := changeOf(json.RawMessage(sent), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.over(was, created)
 	}
-	was := resource.Resource{Location: "local", Tags: map[string]string{"a": "1", "b": "2"}}
-	next, err := c.over(was, false)
-	if err != nil || next.Location != "local" || !reflect.DeepEqual(next.Tags, map[string]string{"b": "2", "c": "3"}) {
+	was := resource.Resource{Location: "west", Tags: map[string]string{"a": "1", "b": "2"}}
+	next, err := over(was, `{"location":"West","tags":{"a":null,"c":"3"}}`, false)
+	if err != nil || next.Location != "west" || !reflect.DeepEqual(next.Tags, map[string]string{"c": "3"}) {
 		t.Errorf("%+v, %v", next, err)
 	}
-	if len(was.Tags) != 2 {
-		t.Error("what was there before was changed")
-	}
-	if next, err = c.over(resource.Resource{}, true); err != nil || next.Location != "moon" {
+	if next, err = over(was, `{"properties":{}}`, false); err != nil || len(next.Tags) != 2 {
 		t.Errorf("%+v, %v", next, err)
+	}
+	if next, err = over(was, `{"tags":{}}`, false); err != nil || len(next.Tags) != 0 || len(was.Tags) != 2 {
+		t.Errorf("%+v, %v", next, err)
+	}
+	if next, err = over(resource.Resource{}, `{"location":"moon"}`, true); err != nil || next.Location != "moon" {
+		t.Errorf("%+v, %v", next, err)
+	}
+	if _, err = over(was, `{"location":"moon"}`, false); fault.Of(err) != fault.Conflict {
+		t.Error("it moved", err)
+	}
+	many := []string{}
+	for i := range 51 {
+		many = append(many, fmt.Sprintf(`"t%d":"x"`, i))
+	}
+	for _, tags := range []string{`"":"x"`, `"a<":"x"`, `"a":"x","A":"y"`, `"a":"` + strings.Repeat("x", 257) + `"`, `"` + strings.Repeat("x", 513) + `":""`, `"a":"\u0000"`, strings.Join(many, ",")} {
+		if _, err := over(was, `{"tags":{`+tags+`}}`, false); fault.Of(err) != fault.BadRequest {
+			t.Errorf("%.50s: %v", tags, err)
+		}
 	}
 }
 

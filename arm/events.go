@@ -65,9 +65,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, g access.Grant) err
 	ctx := r.Context()
 	registry, server := wanted, wanted
 	registry.Registry, registry.After, server.After = g.Registry(), mark[0], mark[1]
-	sources := []iter.Seq2[ledger.Event, error]{a.ledger.Events(ctx, registry)}
+	sources := []iter.Seq2[ledger.Event, error]{a.o.Ledger.Events(ctx, registry)}
 	if g.Can(access.EventRead, ref.Everything) {
-		sources = append(sources, a.ledger.Events(ctx, server))
+		sources = append(sources, a.o.Ledger.Events(ctx, server))
 	}
 	items := []json.RawMessage{}
 	next := ""

@@ -65,6 +65,13 @@ func parse(path string) (target, error) {
 			}
 			typ = "Microsoft.Resources"
 		}
+		if typ == "Microsoft.Resources" {
+			for _, as := range []string{"subscriptions", "resourceGroups", "tenants"} { // az writes resourcegroups
+				if strings.EqualFold(first, as) {
+					first = as
+				}
+			}
+		}
 		if len(parts) == 1 {
 			t.Last, t.List = first, typ+"/"+first
 			break

@@ -16,64 +16,194 @@ import (
 	"breakwater/resource"
 )
 
+// A Usage is how many bytes the content of a registry takes, by its UID.
+type Usage func(ctx context.Context, uid string) (int64, error)
+
 // Registries is the kinds of registries and of what lies in them.
-func Registries(regs *registry.Store, s *access.Store) []Kind {
-	return []Kind{registries(regs, s), scopeMaps(s), tokens(s)}
+func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, size Usage) []Kind {
+	return []Kind{registries(regs, s, docs, size), scopeMaps(s), tokens(s)}
 }
 
-func registries(regs *registry.Store, s *access.Store) Kind {
+func registries(regs *registry.Store, s *access.Store, docs *resource.Store, size Usage) Kind {
 	return row[*registry.Registry, registryView]{
 		Kind: Kind{
-			Type: registry.Type, Seen: true, Read: access.RegistryRead, Write: access.RegistryWrite,
-			Actions: []Action{listCredentials(regs), generateCredentials(s), regenerateCredential(regs)},
+			Type: registry.Type, Seen: true, Stays: regs.Stays, Beside: []string{"sku", "identity"},
+			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
+			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs), listUsages(regs, docs, size)),
+			Asks:    []Action{checkName(regs)},
 		},
-		shown: registryShown,
-		get:   regs.Get,
+		shown: func(r *registry.Registry) (resource.Resource, registryView) {
+			return resource.Resource{ID: r.ID, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System}, viewOf(r, regs.Tenant())
+		},
+		get: regs.Get,
 		list: func(ctx context.Context, g access.Grant, q Query) ([]*registry.Registry, error) {
-			all, err := regs.List(ctx, g)
-			all = slices.DeleteFunc(all, func(r *registry.Registry) bool {
-				return !scope(q.Under).Covers(r.ID.Scope()) || r.ID.Key() <= q.After.Key()
-			})
-			slices.SortFunc(all, func(a, b *registry.Registry) int { return strings.Compare(a.ID.Key(), b.ID.Key()) })
-			return all[:min(q.Limit, len(all))], err
+			return regs.List(ctx, g, q.Under, q.After, q.Limit)
 		},
 		put: func(ctx context.Context, g access.Grant, next resource.Resource, v registryView, ifMatch string) (*registry.Registry, error) {
 			if ifMatch == resource.Absent {
-				return regs.Create(ctx, g, next.ID, next.Location, next.Tags, v.Properties)
+				return regs.Create(ctx, g, next.ID, next.Location, next.Tags, v.properties())
 			}
 			return regs.Update(ctx, g, next.ID, ifMatch, func(r *registry.Registry) error {
-				r.Tags, r.Properties = next.Tags, v.Properties
+				r.Tags, r.Properties = next.Tags, v.properties()
 				return nil
 			})
 		},
+		remove: regs.Delete,
 	}.kind()
 }
 
-// A registryView is what the API shows of a registry; what is beside its
-// Properties is not the caller's to set, and is ignored when it is sent back.
+// A registryView is what the API shows of a registry. What is not in Properties is
+// not the caller's to set, and is ignored when it is sent back, as is what says who
+// an identity is.
 type registryView struct {
 	registry.Properties
+	SKU      skuView       `json:"sku"`
+	Identity *identityView `json:"identity,omitempty"`
+
 	LoginServer       string    `json:"loginServer"`
 	CreationDate      time.Time `json:"creationDate"`
 	ProvisioningState string    `json:"provisioningState"`
+	Status            any       `json:"status"`
+	DataEndpoints     any       `json:"dataEndpointHostNames"`
+	Connections       any       `json:"privateEndpointConnections"`
 }
 
-// registryShown has every property, with the value that holds where none is
-// stored: policies and clients look at all of them.
-func registryShown(r *registry.Registry) (resource.Resource, registryView) {
-	p := r.Properties
-	fill(&p.PublicNetworkAccess, network.Enabled)
-	fill(&p.RuleSet.DefaultAction, network.Allow)
-	fill(&p.RoleAssignmentMode, access.Legacy)
-	fill(&p.Policies.SparseManifests.Status, "disabled")
-	fill(&p.Policies.AuthenticationAsARM.Status, "enabled")
-	return resource.Resource{ID: r.ID, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System},
-		registryView{p, r.LoginServer, r.System.CreatedAt, succeeded}
+type skuView struct {
+	Name string `json:"name"`
+	Tier string `json:"tier"`
 }
 
-func fill[T ~string](s *T, usual T) {
-	if *s == "" {
-		*s = usual
+type identityView struct {
+	Type        string                   `json:"type"`
+	PrincipalID string                   `json:"principalId,omitempty"`
+	TenantID    string                   `json:"tenantId,omitempty"`
+	Assigned    map[ref.ID]*assignedView `json:"userAssignedIdentities,omitempty"`
+}
+
+type assignedView struct {
+	PrincipalID string `json:"principalId,omitempty"`
+	ClientID    string `json:"clientId,omitempty"`
+}
+
+// properties is what a caller may say of a registry.
+func (v registryView) properties() registry.Properties {
+	p := v.Properties
+	p.SKU.Name = v.SKU.Name
+	if p.Identity = (registry.Identity{}); v.Identity != nil {
+		p.Identity.Type = v.Identity.Type
+		for id := range v.Identity.Assigned {
+			if p.Identity.Assigned == nil {
+				p.Identity.Assigned = map[ref.ID]registry.AssignedIdentity{}
+			}
+			p.Identity.Assigned[id] = registry.AssignedIdentity{}
+		}
+	}
+	return p
+}
+
+// viewOf has every property, with the value that holds where none is stored:
+// policies and clients look at all of them.
+func viewOf(r *registry.Registry, tenant string) registryView {
+	p := r.Properties.Filled()
+	v := registryView{
+		Properties: p, SKU: skuView{p.SKU.Name, p.SKU.Name},
+		LoginServer: r.LoginServer, CreationDate: r.System.CreatedAt, ProvisioningState: succeeded,
+		DataEndpoints: []string{}, Connections: []view{},
+	}
+	if p.DataEndpointEnabled {
+		v.DataEndpoints = []string{r.LoginServer}
+	}
+	if message := p.Unmet(); message != "" {
+		v.Status = map[string]any{"displayStatus": "NotAllOffered", "message": message, "timestamp": r.System.LastModifiedAt}
+	}
+	var connections []view
+	for _, c := range r.Connections {
+		connections = append(connections, view{ID: c.ID, Name: c.ID.Name(), Type: registry.ConnectionType, Properties: c.Properties})
+	}
+	if connections != nil {
+		v.Connections = connections
+	}
+	if p.Identity.Type != "" {
+		v.Identity = &identityView{Type: p.Identity.Type, TenantID: tenant}
+		if p.Identity.System() {
+			v.Identity.PrincipalID = r.UID
+		}
+		for id, who := range p.Identity.Assigned {
+			if v.Identity.Assigned == nil {
+				v.Identity.Assigned = map[ref.ID]*assignedView{}
+			}
+			v.Identity.Assigned[id] = &assignedView{who.PrincipalID, who.ClientID}
+		}
+	}
+	return v
+}
+
+// checkName is the question whether there may be a registry of a name.
+func checkName(regs *registry.Store) Action {
+	return Action{Name: "checkNameAvailability", Right: access.RegistryCheckName, Reads: true,
+		Run: func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error) {
+			var asked struct{ Name, Type, ResourceGroupName, AutoGeneratedDomainNameLabelScope string }
+			if err := understand(body, &asked); err != nil {
+				return nil, err
+			}
+			if asked.Type != "" && !strings.EqualFold(asked.Type, registry.Type) {
+				return nil, fault.New(fault.BadRequest, "type is %s", registry.Type)
+			}
+			if s := asked.AutoGeneratedDomainNameLabelScope; s != "" && s != "Unsecure" {
+				return nil, fault.New(fault.NotImplemented, "this server makes no host names with a label of their own: leave autoGeneratedDomainNameLabelScope out")
+			}
+			a, err := regs.CheckName(ctx, g, id.Scope(), asked.Name)
+			return struct {
+				Free        bool   `json:"nameAvailable"`
+				Reason      string `json:"reason,omitempty"`
+				Message     string `json:"message,omitempty"`
+				LoginServer string `json:"availableLoginServerName,omitempty"`
+			}{a.Free, a.Reason, a.Message, a.LoginServer}, err
+		},
+	}
+}
+
+// listUsages tells what a registry holds, and how much of it there may be; -1 is
+// as much as there is room for.
+func listUsages(regs *registry.Store, docs *resource.Store, size Usage) Action {
+	type usage struct {
+		Name  string `json:"name"`
+		Limit int64  `json:"limit"`
+		Now   int64  `json:"currentValue"`
+		Unit  string `json:"unit"`
+	}
+	return Action{Name: "listUsages", Right: access.RegistryUsages, Get: true, Reads: true,
+		Run: func(ctx context.Context, g access.Grant, id ref.ID, _ json.RawMessage) (any, error) {
+			if err := g.Allows(access.RegistryUsages, id.Scope()); err != nil {
+				return nil, err
+			}
+			r, err := regs.ByID(ctx, id)
+			if err != nil {
+				return nil, err
+			}
+			all := []usage{}
+			if size != nil {
+				bytes, err := size(ctx, r.UID)
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, usage{"Size", -1, bytes, "Bytes"})
+			}
+			for _, of := range []struct{ name, kind string }{
+				{"Webhooks", "webhooks"}, {"Geo-replications", "replications"}, {"PrivateEndpointConnections", "privateEndpointConnections"},
+				{"ScopeMaps", "scopeMaps"}, {"Tokens", "tokens"},
+			} {
+				n, err := docs.Count(ctx, resource.Query{Type: registry.Type + "/" + of.kind, Under: []ref.ID{id}})
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, usage{of.name, -1, n, "Count"})
+			}
+			return map[string]any{"value": append(all,
+				usage{"IPRules", network.MaxRules, int64(len(r.RuleSet.IPRules)), "Count"},
+				usage{"VNetRules", network.MaxSubnets, int64(len(r.RuleSet.VirtualNetworkRules)), "Count"},
+			)}, nil
+		},
 	}
 }
 
@@ -88,8 +218,7 @@ type scopeMapView struct {
 
 func scopeMaps(s *access.Store) Kind {
 	return row[access.ScopeMap, scopeMapView]{
-		Kind:       Kind{Type: access.ScopeMapType, Read: access.ScopeMapRead, Write: access.ScopeMapWrite, Delete: access.ScopeMapDelete},
-		ofRegistry: true,
+		Kind: Kind{Type: access.ScopeMapType, Read: access.ScopeMapRead, Write: access.ScopeMapWrite, Delete: access.ScopeMapDelete},
 		shown: func(m access.ScopeMap) (resource.Resource, scopeMapView) {
 			m.Actions = filled(m.Actions)
 			return resource.Resource{ID: m.ID, Etag: m.Etag, System: m.System}, scopeMapView{m.ScopeMapProperties, m.System.CreatedAt, succeeded}
@@ -147,8 +276,7 @@ type tokenView struct {
 
 func tokens(s *access.Store) Kind {
 	return row[access.Token, tokenView]{
-		Kind:       Kind{Type: identity.TokenType, Read: access.TokenRead, Write: access.TokenWrite, Delete: access.TokenDelete},
-		ofRegistry: true,
+		Kind: Kind{Type: identity.TokenType, Read: access.TokenRead, Write: access.TokenWrite, Delete: access.TokenDelete},
 		shown: func(t access.Token) (resource.Resource, tokenView) {
 			return resource.Resource{ID: t.ID, Etag: t.Etag, System: t.System},
 				tokenView{t.TokenProperties, t.System.CreatedAt, succeeded, credentials{[]struct{}{}, shownPasswords(t.Passwords)}}
@@ -194,9 +322,6 @@ func generateCredentials(s *access.Store) Action {
 			}
 			if err := understand(body, &wanted); err != nil {
 				return nil, err
-			}
-			if id.Key() != g.RegistryID().Key() {
-				return nil, absent(registry.Type)
 			}
 			if !strings.EqualFold(string(identity.TokenID(id, wanted.TokenID.Name())), string(wanted.TokenID)) {
 				return nil, fault.New(fault.BadRequest, "tokenId is the id of a token of this registry")

@@ -10,7 +10,6 @@ import (
 	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/ref"
-	"breakwater/registry"
 	"breakwater/resource"
 )
 
@@ -18,8 +17,6 @@ import (
 // callers see and send as V. All that such kinds have in common is in kind.
 type row[T, V any] struct {
 	Kind
-	ofRegistry bool // children of the grant's registry: a grant reaches no other one
-
 	shown  func(T) (resource.Resource, V) // the resource may lack its properties
 	get    func(ctx context.Context, g access.Grant, id ref.ID) (T, error)
 	list   func(ctx context.Context, g access.Grant, q Query) ([]T, error)
@@ -29,12 +26,6 @@ type row[T, V any] struct {
 
 func (r row[T, V]) kind() Kind {
 	k := r.Kind
-	ours := func(g access.Grant, id ref.ID) error {
-		if r.ofRegistry && (id == "" || id.Key() != g.RegistryID().Key()) {
-			return absent(registry.Type)
-		}
-		return nil
-	}
 	see := func(t T, err error) (resource.Resource, error) {
 		if err != nil {
 			return resource.Resource{}, err
@@ -44,15 +35,9 @@ func (r row[T, V]) kind() Kind {
 		return doc, err
 	}
 	k.Get = func(ctx context.Context, g access.Grant, id ref.ID) (resource.Resource, error) {
-		if err := ours(g, id.Parent()); err != nil {
-			return resource.Resource{}, err
-		}
 		return see(r.get(ctx, g, id))
 	}
 	k.List = func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error) {
-		if err := ours(g, q.Under); err != nil {
-			return nil, err
-		}
 		all, err := r.list(ctx, g, q)
 		if err != nil {
 			return nil, err
@@ -66,9 +51,6 @@ func (r row[T, V]) kind() Kind {
 		return docs, nil
 	}
 	k.Put = func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error) {
-		if err := ours(g, next.ID.Parent()); err != nil {
-			return next, err
-		}
 		var v V
 		if err := understand(next.Properties, &v); err != nil {
 			return next, err
@@ -76,9 +58,6 @@ func (r row[T, V]) kind() Kind {
 		return see(r.put(ctx, g, next, v, ifMatch))
 	}
 	k.Remove = func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) {
-		if err := ours(g, id.Parent()); err != nil {
-			return resource.Resource{}, err
-		}
 		return resource.Resource{}, r.remove(ctx, g, id, ifMatch)
 	}
 	return k

@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"breakwater/access"
 	"breakwater/fault"
@@ -46,6 +47,18 @@ func get(k *Kind, id ref.ID) gate.Handler {
 	}
 }
 
+// head says whether there is such a resource: Azure answers with nothing, not with
+// what GET would have (azure-contract §3.2).
+func head(k *Kind, id ref.ID) gate.Handler {
+	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
+		if _, err := k.Get(r.Context(), g, id); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+}
+
 func list(k *Kind, under ref.ID) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
 		if kind := g.Principal().Kind; k.Seen && (kind == identity.Token || kind == identity.Admin) {
@@ -55,11 +68,16 @@ func list(k *Kind, under ref.ID) gate.Handler {
 		if err != nil {
 			return err
 		}
-		filter, err := parseFilter(r.URL.Query().Get("$filter"), k.Filters)
+		q, filter := Query{Under: under, After: ref.ID(after), Limit: top + 1}, r.URL.Query().Get("$filter")
+		if len(k.Where) > 0 {
+			q.Where, err = parseWhere(filter, k.Where)
+		} else {
+			q.Filter, err = parseFilter(filter, k.Filters)
+		}
 		if err != nil {
 			return err
 		}
-		docs, err := k.List(r.Context(), g, Query{under, ref.ID(after), top + 1, filter})
+		docs, err := k.List(r.Context(), g, q)
 		if err != nil {
 			return err
 		}
@@ -108,9 +126,12 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 		if err != nil {
 			return err
 		}
-		sent, err := changeOf(body)
+		sent, err := changeOf(body, k.Beside)
 		if err != nil {
 			return err
+		}
+		if mustExist {
+			sent.anew = nil // a PATCH merges
 		}
 		expected, err := expectation(r.Header)
 		if err != nil {
@@ -124,6 +145,9 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 			}
 			if created {
 				current = resource.Resource{ID: id, Type: k.Type}
+			}
+			if current, err = k.cleared(current, sent); err != nil {
+				return err
 			}
 			next, err := sent.over(current, created)
 			if err != nil {
@@ -152,7 +176,7 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 			if err != nil {
 				return err
 			}
-			if created || k.Made && !mustExist {
+			if created && !k.Same || k.Made && !mustExist {
 				return show(w, k, doc, http.StatusCreated)
 			}
 			return show(w, k, doc, http.StatusOK)
@@ -165,21 +189,40 @@ type change struct {
 	Location   *string
 	Tags       map[string]*string
 	Properties map[string]any
+
+	anew []string // properties that replace what was there, whole
 }
 
-// changeOf reads a change. Members of a resource that are not the caller's to set,
+// changeOf reads a change. What the kind has beside its properties becomes one of
+// them. Members of a resource that are not the caller's to set,
 // or that nothing here has, are sent back by some clients, and are ignored; any other
 // is a property that was put in the wrong place.
-func changeOf(body json.RawMessage) (change, error) {
+func changeOf(body json.RawMessage, beside []string) (change, error) {
 	var sent struct {
 		change
-		ID, Name, Type, Kind, Etag, SystemData, SKU, Identity, Plan, ManagedBy, Zones, ExtendedLocation json.RawMessage
+		SKU, Identity                                                                    map[string]any
+		ID, Name, Type, Kind, Etag, SystemData, Plan, ManagedBy, Zones, ExtendedLocation json.RawMessage
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	err := d.Decode(&sent)
 	if err == nil {
-		return sent.change, nil
+		c := sent.change
+		for name := range c.Properties {
+			if slices.Contains(beside, fold(name)) {
+				return c, fault.New(fault.BadRequest, `%s stands beside "properties", not in it`, name)
+			}
+		}
+		for name, value := range map[string]map[string]any{"sku": sent.SKU, "identity": sent.Identity} {
+			if value == nil || !slices.Contains(beside, name) {
+				continue
+			}
+			if c.Properties == nil {
+				c.Properties = map[string]any{}
+			}
+			c.Properties[name], c.anew = value, append(c.anew, name)
+		}
+		return c, nil
 	}
 	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return change{}, fault.New(fault.BadRequest, `a resource has no member %.100s; what can be set stands in "properties"`, name)
@@ -189,18 +232,16 @@ func changeOf(body json.RawMessage) (change, error) {
 
 func (c change) over(current resource.Resource, created bool) (next resource.Resource, err error) {
 	next = current
-	if c.Location != nil && created {
+	switch {
+	case c.Location == nil:
+	case created:
 		next.Location = *c.Location
+	case current.Location != "" && plain(*c.Location) != plain(current.Location):
+		return next, fault.New(fault.Conflict, "it lies in %s, and cannot be moved", current.Location)
 	}
 	if c.Tags != nil {
-		next.Tags = maps.Clone(current.Tags)
-		if next.Tags == nil {
-			next.Tags = map[string]string{}
-		}
-		for name, value := range c.Tags {
-			if delete(next.Tags, name); value != nil {
-				next.Tags[name] = *value
-			}
+		if next.Tags, err = tagsOf(c.Tags); err != nil {
+			return next, err
 		}
 	}
 	whole := map[string]any{}
@@ -209,11 +250,43 @@ func (c change) over(current resource.Resource, created bool) (next resource.Res
 			return next, err
 		}
 	}
+	for _, name := range c.anew {
+		delete(whole, name)
+	}
 	if err := overlay(whole, c.Properties); err != nil {
 		return next, err
 	}
 	next.Properties, err = json.Marshal(whole)
 	return next, err
+}
+
+// plain is a location without what its display name has more.
+func plain(location string) string {
+	return strings.ToLower(strings.ReplaceAll(location, " ", ""))
+}
+
+// tagsOf is all the tags that a resource has when these were sent: they replace
+// what was there, in a PATCH too, because that is how Azure's clients take one
+// away. Limits are Azure's.
+func tagsOf(sent map[string]*string) (map[string]string, error) {
+	tags := make(map[string]string, len(sent))
+	names := map[string]bool{}
+	for name, value := range sent {
+		if value == nil {
+			continue
+		}
+		if name == "" || len(name) > 512 || len(*value) > 256 || strings.ContainsAny(name, `<>%&\?/`) || strings.ContainsFunc(name+*value, unicode.IsControl) {
+			return nil, fault.New(fault.BadRequest, `the name of a tag has 1 to 512 bytes and none of <>%%&\?/, its value has at most 256, and neither has control characters`)
+		}
+		if names[fold(name)] {
+			return nil, fault.New(fault.BadRequest, "the tag %q is there twice", name)
+		}
+		names[fold(name)], tags[name] = true, *value
+	}
+	if len(tags) > 50 {
+		return nil, fault.New(fault.BadRequest, "a resource has at most 50 tags")
+	}
+	return tags, nil
 }
 
 // overlay puts sent over whole: objects are merged, null removes, anything else
@@ -264,7 +337,7 @@ func remove(k *Kind, id ref.ID) gate.Handler {
 			return err
 		}
 		was, err := k.Remove(r.Context(), g, id, expected)
-		if fault.Of(err) == fault.NotFound && expected == resource.Any {
+		if fault.Of(err) == fault.NotFound && expected == resource.Any && k.Place != above { // of groups, clients take no 204
 			w.WriteHeader(http.StatusNoContent) // it is as gone as was asked for; nothing happened, so nothing is recorded
 			return nil
 		}
@@ -275,7 +348,11 @@ func remove(k *Kind, id ref.ID) gate.Handler {
 			was.Etag = "" // nobody can match it any more
 			return show(w, k, was, http.StatusOK)
 		}
-		w.WriteHeader(http.StatusOK)
+		if k.Silent {
+			w.WriteHeader(http.StatusNoContent)
+		} else {
+			w.WriteHeader(http.StatusOK)
+		}
 		return nil
 	}
 }
@@ -343,12 +420,39 @@ type view struct {
 	Location   string              `json:"location,omitempty"`
 	Tags       map[string]string   `json:"tags,omitzero"`
 	Etag       string              `json:"etag,omitempty"`
+	SKU        json.RawMessage     `json:"sku,omitempty"`
+	Identity   json.RawMessage     `json:"identity,omitempty"`
 	System     resource.SystemData `json:"systemData,omitzero"`
 	Properties json.RawMessage     `json:"properties,omitempty"`
 }
 
+// says is what Resource Manager calls who changed a document.
+func says(kind string) string {
+	switch identity.Kind(kind) {
+	case "":
+		return ""
+	case identity.User, identity.Federated:
+		return "User"
+	case identity.ManagedIdentity:
+		return "ManagedIdentity"
+	case identity.Admin, identity.Token:
+		return "Key"
+	}
+	return "Application"
+}
+
 func viewed(k *Kind, r resource.Resource) any {
-	v := view{r.ID, r.ID.Name(), k.Type, r.Location, r.Tags, r.Etag, r.System, r.Properties}
+	r.System.CreatedByType, r.System.LastModifiedByType = says(r.System.CreatedByType), says(r.System.LastModifiedByType)
+	v := view{ID: r.ID, Name: r.ID.Name(), Type: k.Type, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System, Properties: r.Properties}
+	if len(k.Beside) > 0 {
+		var all map[string]json.RawMessage
+		if err := json.Unmarshal(r.Properties, &all); err == nil { // it was made here
+			v.SKU, v.Identity = all["sku"], all["identity"]
+			delete(all, "sku")
+			delete(all, "identity")
+			v.Properties, _ = json.Marshal(all)
+		}
+	}
 	if k.Shown != nil {
 		return k.Shown(v)
 	}

@@ -205,6 +205,11 @@ func TestAnswersGoOnlyWhereTheApplicationIs(t *testing.T) {
 	if status, _ := here("client_id", identity.Portal); status != 400 {
 		t.Errorf("the portal has no loopback: %d", status)
 	}
+	for _, to := range []string{"http://localhost:8400/", "-", w.url + "/portal/signin"} {
+		if status, _ := here("client_id", identity.Command, "redirect_uri", to); status != 400 {
+			t.Errorf("nobody sends the command line a code, to %q: %d", to, status)
+		}
+	}
 	for _, client := range []string{"-", "11111111-1111-1111-1111-111111111111", "../users/owner"} {
 		if status, _ := here("client_id", client); status != 400 {
 			t.Errorf("%q: %d", client, status)

@@ -268,7 +268,7 @@ func (w *town) hosting(address string, names ...string) (endpoint string, all []
 		w.t.Fatal(err)
 	}
 	w.Identity = ids
-	door := gate.New(gate.Options{Registries: w.Registries, Identity: ids, Access: w.Access, Ledger: w.Ledger, Log: slog.Default()})
+	door := gate.New(gate.Options{Documents: w.Documents, Registries: w.Registries, Identity: ids, Access: w.Access, Ledger: w.Ledger, Log: slog.Default()})
 	l, err := transit.Listen(w.t.Context(), transit.Options{Name: "managedIdentity", Address: address, Clear: true, Log: slog.Default()})
 	if err != nil {
 		w.t.Fatal(err)

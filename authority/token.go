@@ -182,7 +182,7 @@ func (a *API) may(r identity.Realm, p identity.Principal, grant grant, asked sco
 		return unknownAudience(asked.audience)
 	case asked.audience == "" && grant.application:
 		return invalidScope.Fault("scope is missing: a resource of this server and /.default, such as %s/.default", identity.RegistryAudience)
-	case p.Session == nil || p.Session.Client == identity.AzureCLI || p.Session.Client == identity.Portal:
+	case p.Session == nil || slices.Contains([]string{identity.AzureCLI, identity.Command, identity.Portal}, p.Session.Client):
 		return nil
 	}
 	first, err := parseScope(p.Session.Scope, "")
@@ -286,7 +286,7 @@ func (a *API) asked(r *http.Request, client, text string) (identity.Application,
 // origin is where the caller is, as the door has found.
 func origin(g access.Grant) network.Origin {
 	from := g.Event("", "", "").From
-	return network.Origin{Addr: from.Address, Listener: from.Listener}
+	return network.Origin{Addr: from.Address, Listener: from.Listener, Endpoint: from.Endpoint, Told: from.Told}
 }
 
 // shortened is a text of a stranger that a page will show.
