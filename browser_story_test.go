@@ -37,7 +37,7 @@ func answer(ts *testscript.TestScript, _ bool, args []string) {
 		return string(page)
 	}
 	page := send("/devicelogin", url.Values{"user_code": {args[0]}})
-	if !strings.Contains(page, "Azure CLI") || !strings.Contains(page, "127.0.0.1") && !strings.Contains(page, "::1") {
+	if !strings.Contains(page, "Azure CLI") && !strings.Contains(page, "Breakwater command line") || !strings.Contains(page, "127.0.0.1") && !strings.Contains(page, "::1") {
 		ts.Fatalf("the page does not say who asks, and from where:\n%s", page)
 	}
 	request := regexp.MustCompile(`name="request" value="([^"]+)"`).FindStringSubmatch(page)

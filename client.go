@@ -43,19 +43,74 @@ func readLogin(path string) (l login, err error) {
 // A client speaks to a server's own API: commands have no other way in.
 type client struct {
 	login
-	http *http.Client
+	http   *http.Client
+	bearer func(ctx context.Context) (string, error) // nil shows name and password
 }
 
-// ownerFile is the flag of every command that is a client.
+// ownerFile is the flag of a command for whoever has the server's machine.
 func ownerFile(c *cobra.Command) *string {
 	return c.PersistentFlags().String("owner-file", "./data/owner.json", "the server's address and the login to use, as the first start wrote them")
+}
+
+// asClient gives a command, and those below it, the flags that say which login it
+// uses.
+func asClient(c *cobra.Command) *cobra.Command {
+	ownerFile(c)
+	c.PersistentFlags().String("server", "", "use the login of this server, of those that breakwater login has saved")
+	_ = c.RegisterFlagCompletionFunc("server", completeServers) // fails only for a flag that is not there
+	return c
+}
+
+// connect makes the client of a command that has the flags of asClient: of the
+// file that was named, the server that was named, the server that was logged in to
+// last, or the file that the first start writes.
+func connect(c *cobra.Command) (*client, error) {
+	path, err := c.Flags().GetString("owner-file")
+	if err != nil {
+		return nil, err
+	}
+	if c.Flags().Lookup("server") == nil {
+		return dial(path)
+	}
+	server, err := c.Flags().GetString("server")
+	if err != nil {
+		return nil, err
+	}
+	if c.Flags().Changed("owner-file") {
+		if server != "" {
+			return nil, usagef("--owner-file and --server each name a login; one is enough")
+		}
+		return dial(path)
+	}
+	s, err := savedSession(server)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
+		return s.dial()
+	}
+	return dial(path)
+}
+
+// connectRegistry is connect for what is about the registry, whose id it finds.
+func connectRegistry(c *cobra.Command) (_ *client, id string, err error) {
+	client, err := connect(c)
+	if err != nil {
+		return nil, "", err
+	}
+	id, err = client.registry(c.Context())
+	return client, id, err
 }
 
 func dial(path string) (*client, error) {
 	l, err := readLogin(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w; name the file with --owner-file", err)
+		return nil, fmt.Errorf("%w; log in with breakwater login SERVER, or name the file with --owner-file", err)
 	}
+	return l.dial()
+}
+
+func (l login) dial() (*client, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if l.CAFile != "" {
 		ca, err := os.ReadFile(l.CAFile)
@@ -67,7 +122,7 @@ func dial(path string) (*client, error) {
 			return nil, fmt.Errorf("%s holds no certificate", l.CAFile)
 		}
 	}
-	return &client{l, &http.Client{
+	return &client{login: l, http: &http.Client{
 		Timeout:   time.Minute,
 		Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error {
@@ -111,8 +166,9 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 	if err != nil {
 		return err
 	}
-	q.SetBasicAuth(c.Username, c.Password)
-	q.Header.Set("User-Agent", "breakwater/"+version())
+	if err := c.authorize(ctx, q); err != nil {
+		return err
+	}
 	if body != nil {
 		q.Header.Set("Content-Type", "application/json")
 	}
@@ -124,7 +180,7 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 		return err
 	}
 	defer r.Body.Close()
-	text, err := io.ReadAll(r.Body)
+	text, err := io.ReadAll(io.LimitReader(r.Body, maxAnswer))
 	if err != nil {
 		return err
 	}
@@ -133,12 +189,25 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 			Error struct{ Code, Message string }
 		}
 		_ = json.Unmarshal(text, &e) // without a message, the status has to do
-		return &refusal{r.StatusCode, e.Error.Code, e.Error.Message}
+		return &refusal{r.StatusCode, e.Error.Code, printable(e.Error.Message)}
 	}
 	if answer == nil || len(text) == 0 {
 		return nil
 	}
 	return json.Unmarshal(text, answer)
+}
+
+const maxAnswer = 64 << 20 // bytes: a page of a thousand documents has less
+
+func (c *client) authorize(ctx context.Context, q *http.Request) error {
+	q.Header.Set("User-Agent", "breakwater/"+version())
+	if c.bearer == nil {
+		q.SetBasicAuth(c.Username, c.Password)
+		return nil
+	}
+	token, err := c.bearer(ctx)
+	q.Header.Set("Authorization", "Bearer "+token)
+	return err
 }
 
 // list calls each with every item of a list, page by page.

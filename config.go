@@ -21,26 +21,30 @@ import (
 
 	"breakwater/fault"
 	"breakwater/network"
+	"breakwater/transit"
 )
 
 // A config is what the process must know before it can open its database.
 // Everything else is a resource and changes through the API while the server
 // runs. A flag wins over the file; the environment has no say.
 type config struct {
-	Data     string `yaml:"data"`     // directory of keys, objects and, with SQLite, the database
-	Listen   string `yaml:"listen"`   // HOST:PORT of the registry
-	Ops      string `yaml:"ops"`      // HOST:PORT of health and metrics; autoOps, or "" for none
-	Database string `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
-	Domain   string `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
+	Data   string `yaml:"data"`   // directory of keys, objects and, with SQLite, the database
+	Listen string `yaml:"listen"` // HOST:PORT of the registry
+	Ops    string `yaml:"ops"`    // HOST:PORT of health and metrics; autoOps, or "" for none
+	// Listeners are more addresses where the registries answer.
+	Listeners []listenerConfig `yaml:"listeners"`
+	Database  string           `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
+	Domain    string           `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
 	Platform struct {
 		Key string `yaml:"key"` // file; "" is DATA/platform.key
 	} `yaml:"platform"`
 	TLS struct {
-		Certificate string   `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
-		Key         string   `yaml:"key"`
-		Names       []string `yaml:"names"`   // more names and addresses for the own authority's certificate
-		Minimum     string   `yaml:"minimum"` // "1.2" or "1.3"
+		Certificate string     `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
+		Key         string     `yaml:"key"`
+		Names       []string   `yaml:"names"`   // more names and addresses for the own authority's certificate
+		Minimum     string     `yaml:"minimum"` // "1.2" or "1.3"
+		ACME        acmeConfig `yaml:"acme"`
 	} `yaml:"tls"`
 	Proxies struct {
 		Forwarded network.Proxies `yaml:"forwarded"` // networks whose X-Forwarded-For is believed
@@ -90,7 +94,7 @@ func defaults() *config {
 func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Data, "data", c.Data, "directory of keys, objects and the database; also of the owner's first login")
 	f.StringVar(&c.Listen, "listen", c.Listen, "HOST:PORT of the registry; only this machine can reach the default")
-	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text; auto is the loopback port that follows --listen's (or any, if that is taken; owner.json has it), empty is none")
+	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text on the loopback and with TLS elsewhere; auto is the loopback port that follows --listen's (or any, if that is taken; owner.json has it), empty is none")
 	f.StringVar(&c.Database, "database", c.Database, "FILE or postgres://… (default DATA/breakwater.db); several processes may share one PostgreSQL database if they also share DATA")
 	f.StringVar(&c.Platform.Key, "platform-key", "", "file of the platform key, best on another volume than the data (default DATA/platform.key)")
 	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
@@ -147,8 +151,10 @@ func (c *config) check() (err error) {
 	if c.Platform.Key == "" {
 		c.Platform.Key = filepath.Join(c.Data, "platform.key")
 	}
-	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if at, err := transit.ParseAddress(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
+	} else if at.Path != "" {
+		return errors.New("listen: HOST:PORT; a socket in the file system is one of listeners")
 	}
 	if c.Ops != "" && c.Ops != autoOps {
 		if _, _, err := net.SplitHostPort(c.Ops); err != nil {
@@ -157,6 +163,12 @@ func (c *config) check() (err error) {
 	}
 	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
 		return errors.New("tls: a certificate and its key are given together")
+	}
+	if err := c.TLS.ACME.check(); err != nil {
+		return fmt.Errorf("tls.acme: %w", err)
+	}
+	if c.TLS.ACME.Directory != "" && c.TLS.Certificate != "" {
+		return errors.New("tls: certificates come from a file or by ACME, not both")
 	}
 	if !slices.Contains([]string{"1.2", "1.3"}, c.TLS.Minimum) {
 		return fmt.Errorf(`tls.minimum: "1.2" or "1.3", not %q`, c.TLS.Minimum)
@@ -170,8 +182,11 @@ func (c *config) check() (err error) {
 	if err := c.checkWorkloads(); err != nil {
 		return fmt.Errorf("managedIdentity: %w", err)
 	}
+	if err := c.checkListeners(); err != nil {
+		return fmt.Errorf("listeners: %w", err)
+	}
 	if c.Limits.Connections == 0 {
-		c.Limits.Connections = connections()
+		c.Limits.Connections = connections() / (1 + len(c.Listeners))
 	}
 	return nil
 }
@@ -182,7 +197,8 @@ func (c *config) postgres() bool {
 
 // host is the name that this machine's clients use.
 func (c *config) host() string {
-	host, _, _ := net.SplitHostPort(c.Listen)
+	at, _ := transit.ParseAddress(c.Listen)
+	host := at.Host
 	if ip, err := netip.ParseAddr(host); host == "" || err == nil && (ip.IsUnspecified() || ip.IsLoopback()) {
 		return "localhost"
 	}
@@ -213,18 +229,37 @@ func (c *config) names() []string {
 		names = append(names, name)
 	}
 	if c.Domain != "" {
-		names = append(names, c.Domain, "*."+c.Domain)
+		names = append(names, c.Domain, "*."+c.Domain, c.privateNames())
 	}
-	host, _, _ := net.SplitHostPort(c.Listen)
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		addresses, _ := net.InterfaceAddrs()
-		for _, a := range addresses {
-			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				names = append(names, p.Addr().String())
-			}
-		}
+	names = append(names, called(c.Listen)...)
+	for _, l := range c.Listeners {
+		names = append(names, called(l.Address)...)
 	}
 	return append(names, c.TLS.Names...)
+}
+
+// called is what clients may call who listens at the address: every address of the
+// machine, or of an interface, if it does not say which.
+func called(address string) (names []string) {
+	at, err := transit.ParseAddress(address)
+	if err != nil || at.Path != "" {
+		return nil
+	}
+	if ip, err := netip.ParseAddr(at.Host); at.Host != "" && (err != nil || !ip.IsUnspecified()) {
+		return []string{at.Host}
+	}
+	var addresses []net.Addr
+	if on, err := net.InterfaceByName(at.Interface); err == nil {
+		addresses, _ = on.Addrs()
+	} else if at.Interface == "" {
+		addresses, _ = net.InterfaceAddrs()
+	}
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			names = append(names, p.Addr().String())
+		}
+	}
+	return names
 }
 
 // connections is how many the machine bears: half of the files, and 128 KiB of

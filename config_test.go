@@ -207,3 +207,23 @@ func TestTheConfigurationIsDocumented(t *testing.T) {
 		t.Errorf("docs/configuration.md has %s, which does not exist", key)
 	}
 }
+
+func TestAnAuthorityElsewhereIsAskedOnlyAsItWasAgreed(t *testing.T) {
+	const whole = "tls:\n  acme:\n    directory: https://ca.example/dir\n    agree: true\n"
+	if _, err := configured(t, whole); err != nil {
+		t.Error(err)
+	}
+	for _, text := range []string{
+		"tls: {acme: {directory: https://ca.example/dir}}",
+		"tls: {acme: {agree: true}}",
+		"tls: {acme: {directory: http://ca.example/dir, agree: true}}",
+		"tls: {acme: {directory: https://u:p@ca.example/dir, agree: true}}",
+		"tls: {acme: {directory: ca.example, agree: true}}",
+		whole + "    binding: {id: a}\n",
+		whole + "  certificate: a\n  key: b\n",
+	} {
+		if _, err := configured(t, text); err == nil {
+			t.Errorf("%s: accepted", text)
+		}
+	}
+}

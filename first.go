@@ -36,8 +36,8 @@ const (
 // works: a start that finds a begun file makes a new password.
 func (h *house) firstStart(ctx context.Context, c *config, l login) error {
 	g := access.ServerGrant(access.Registry{}, access.Call{})
-	subscription := ref.Subscription(ref.DerivedGUID(h.platform.Derive("subscription")[:16]))
-	group := subscription.Child("resourceGroups", groupName)
+	group := h.group()
+	subscription := group.Parent()
 	for _, made := range []struct {
 		operation string // as Azure calls it
 		doc       resource.Resource

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,7 +59,7 @@ func hammerCommand() *cobra.Command {
 		return errors.New("what was acknowledged is not what is there")
 	}
 
-	c := family("hammer", "Load a registry, and judge it afterwards whatever happened to it", run, verify)
+	c := family("hammer", "Load a registry, and judge it afterwards whatever happened to it", run, verify, hammerCrowd())
 	c.Hidden = true
 	ownerFile(c)
 	return c
@@ -80,4 +83,41 @@ func (c *client) hammered(ctx context.Context) ([]hammer.Event, error) {
 	})
 	slices.SortFunc(all, func(a, b hammer.Event) int { return cmp.Compare(a.Seq, b.Seq) })
 	return all, err
+}
+
+// hammerCrowd is the measurement of docs/performance.md of who stands at the door.
+func hammerCrowd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "crowd", Short: "Pull while many connections are idle or slow, and tell what it costs", Args: cobra.NoArgs,
+	}
+	var t hammer.Throng
+	c.Flags().IntVar(&t.Idle, "idle", 10_000, "connections that are kept")
+	c.Flags().IntVar(&t.Slow, "slow", 2_000, "connections that send a byte of a header every two seconds")
+	c.Flags().IntVar(&t.Pulls, "pulls", 20, "how often a blob is pulled, before and during")
+	c.Flags().IntVar(&t.Bytes, "bytes", 16<<20, "its size")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		client, err := connect(c)
+		if err != nil {
+			return err
+		}
+		t.Target = client.target()
+		sum, err := hammer.Crowd(c.Context(), t, func() error {
+			if client.Ops == "" {
+				return nil
+			}
+			r, err := client.http.Get(client.Ops + "/metrics")
+			if err != nil {
+				return err
+			}
+			defer r.Body.Close()
+			for lines := bufio.NewScanner(r.Body); lines.Scan(); {
+				if l := lines.Text(); strings.HasPrefix(l, "breakwater_connections") || strings.HasPrefix(l, "process_resident_memory_bytes") || strings.HasPrefix(l, "go_memstats_heap_inuse_bytes") {
+					fmt.Fprintln(c.ErrOrStderr(), l)
+				}
+			}
+			return nil
+		})
+		return errors.Join(json.NewEncoder(c.OutOrStdout()).Encode(sum), err)
+	}
+	return c
 }

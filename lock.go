@@ -31,8 +31,13 @@ func hold(c *config) (*lock, error) {
 // begin waits until no other process on the data directory is starting: keys and
 // first logins are made by one at a time.
 func begin(ctx context.Context, c *config) (*lock, error) {
+	return waitFor(ctx, filepath.Join(c.Data, "start.lock"))
+}
+
+// waitFor waits until no other process holds the file.
+func waitFor(ctx context.Context, path string) (*lock, error) {
 	for {
-		l, err := flock(filepath.Join(c.Data, "start.lock"), unix.LOCK_EX)
+		l, err := flock(path, unix.LOCK_EX)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return l, err
 		}

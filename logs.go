@@ -21,7 +21,7 @@ func logsCommand() *cobra.Command {
 		Example: `  breakwater logs --since 10m
   breakwater logs --since 1h --output json | jq 'select(.outcome == "refused")'`,
 	}
-	ownerFile(c)
+	asClient(c)
 	since := lifetime(time.Hour)
 	c.Flags().Var(&since, "since", "how far back: 10m, 1h, 7d; 0 for everything")
 	category := c.Flags().String("category", "", "only events of this category")

@@ -25,6 +25,9 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if asHelper() {
+		os.Exit(credentialHelper(ctx, os.Args[1:], os.Stdin, os.Stdout))
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -80,18 +83,21 @@ func commands() *cobra.Command {
 and records what happens.
 
   breakwater serve     starts one in ./data, with nothing else to install
-  breakwater trust     tells docker, podman, skopeo, crane, oras and helm to trust it`,
+  breakwater trust     tells docker, podman, skopeo, crane, oras and helm to trust it
+  breakwater login     makes the commands below those of another machine`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddGroup(
 		&cobra.Group{ID: "server", Title: "The server"},
+		&cobra.Group{ID: "login", Title: "Who you are"},
+		&cobra.Group{ID: "resources", Title: "Everything that a server has"},
 		&cobra.Group{ID: "access", Title: "Who may come in"},
 		&cobra.Group{ID: "record", Title: "What is and what happened"},
 		&cobra.Group{ID: "about", Title: "About this program"},
 	)
 	root.SetHelpCommandGroupID("about")
+	root.SetCompletionCommandGroupID("about")
 	in := func(group string, all ...*cobra.Command) {
 		for _, c := range all {
 			c.GroupID = group
@@ -99,7 +105,9 @@ and records what happens.
 		}
 	}
 	in("server", serveCommand(), trustCommand())
-	in("access", tokenCommand(), registryCommand(), restCommand())
+	in("login", loginCommand(), logoutCommand(), whoamiCommand())
+	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand())
+	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), networkCommand())
 	in("record", logsCommand())
 	in("about", surfaceCommand(), versionCommand())
 	root.AddCommand(hammerCommand())

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -19,24 +17,35 @@ import (
 	"breakwater/transit"
 )
 
-// ops is what the operator's tools ask, in clear text and without a login: keep
-// its listener on the loopback or behind a firewall.
+// ops is what the operator's tools ask, without a login: keep its listener on the
+// loopback, where it speaks clear text, or behind a firewall, with TLS.
 type ops struct {
 	metrics *prometheus.Registry
 	house   atomic.Pointer[house] // nil while the server starts and stops
 }
 
-func newOps(l *transit.Listener) *ops {
+// newOps counts the connections of the listeners together.
+func newOps(listeners []*transit.Listener) *ops {
 	o := &ops{metrics: prometheus.NewRegistry()}
 	o.metrics.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "breakwater_connections", Help: "Connections that are open.",
-		}, func() float64 { return float64(l.Held()) }),
+		}, func() (n float64) {
+			for _, l := range listeners {
+				n += float64(l.Held())
+			}
+			return n
+		}),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "breakwater_connections_refused_total", Help: "Connections that were turned away because there were too many.",
-		}, func() float64 { return float64(l.Refused()) }),
+		}, func() (n float64) {
+			for _, l := range listeners {
+				n += float64(l.Refused())
+			}
+			return n
+		}),
 	)
 	return o
 }
@@ -51,6 +60,7 @@ func (o *ops) handler() http.Handler {
 			http.Error(w, "this address is called by its number or as localhost", http.StatusMisdirectedRequest)
 			return
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(10 * time.Second)) // no question has a body
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -87,19 +97,4 @@ func (o *ops) ready(w http.ResponseWriter, r *http.Request) {
 	} else {
 		healthy(w, r)
 	}
-}
-
-// serve answers until ctx ends.
-func (o *ops) serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
-	server := &http.Server{
-		Handler: o.handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute,
-		ErrorLog: slog.NewLogLogger(log.With("listener", "ops").Handler(), slog.LevelDebug),
-	}
-	stop := context.AfterFunc(ctx, func() { server.Close() })
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

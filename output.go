@@ -17,7 +17,8 @@ type output struct {
 
 func outputFlag(c *cobra.Command, forms ...string) *output {
 	o := &output{forms[0], forms}
-	c.Flags().Var(o, "output", strings.Join(forms, " or "))
+	c.Flags().VarP(o, "output", "o", strings.Join(forms, " or "))
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(forms, cobra.ShellCompDirectiveNoFileComp)) // fails only for a flag that is not there
 	return o
 }
 
@@ -33,25 +34,6 @@ func (o *output) Set(s string) error {
 
 func (o *output) String() string { return o.chosen }
 func (*output) Type() string     { return "form" }
-
-// connect makes the client of a command that has the flag of ownerFile.
-func connect(c *cobra.Command) (*client, error) {
-	path, err := c.Flags().GetString("owner-file")
-	if err != nil {
-		return nil, err
-	}
-	return dial(path)
-}
-
-// connectRegistry is connect for what is about the registry, whose id it finds.
-func connectRegistry(c *cobra.Command) (_ *client, id string, err error) {
-	client, err := connect(c)
-	if err != nil {
-		return nil, "", err
-	}
-	id, err = client.registry(c.Context())
-	return client, id, err
-}
 
 // quote makes a shell take s as one word.
 func quote(s string) string {

@@ -15,7 +15,7 @@ import (
 
 func registryCommand() *cobra.Command {
 	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies", registryShow(), registryUpdate(), registryPassword())
-	ownerFile(c)
+	asClient(c)
 	return c
 }
 

@@ -33,7 +33,7 @@ it, and in the body, are those of the login's registry; {guid} is a new one.`,
   breakwater rest --method put '{registry}/providers/Microsoft.Authorization/denyAssignments/{guid}' --body @deny.json`,
 		Args: cobra.MaximumNArgs(1),
 	}
-	ownerFile(c)
+	asClient(c)
 	f := c.Flags()
 	method := f.StringP("method", "m", "get", "get, put, patch, post or delete")
 	where := f.StringP("url", "u", "", "the path, instead of the argument")
@@ -65,6 +65,13 @@ it, and in the body, are those of the login's registry; {guid} is a new one.`,
 		if text != "" {
 			if !json.Valid([]byte(text)) {
 				return usagef("--body is not JSON")
+			}
+			var whole any
+			if err := json.Unmarshal([]byte(text), &whole); err != nil {
+				return err
+			}
+			if !strings.HasPrefix(*body, "@") && secretly([]string{""}, whole) {
+				return usagef("--body has a secret, which everybody on this machine could read here; write it into a file, and --body @FILE")
 			}
 			sent = json.RawMessage(text)
 		}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -20,7 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"breakwater/access"
 	"breakwater/content"
+	"breakwater/ref"
 	"breakwater/transit"
 )
 
@@ -63,6 +64,9 @@ one process; a second one refuses to start.`,
 // runServer serves until ctx ends, and then until the requests under way
 // are answered.
 func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) (err error) {
+	if fips140.Enforced() {
+		return errors.New("GODEBUG=fips140=only refuses the counted nonces that content and the spool are sealed with (no two are alike under a key, but the module did not choose them); set GODEBUG=fips140=on")
+	}
 	unix.Umask(0o077) // of all that is made from here on, only the owner reads anything
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return err
@@ -79,24 +83,32 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	defer starting.Close()
 
 	// Addresses come first: if one is taken, nothing has been made yet.
-	certificate, ca, err := certificate(c, log)
+	certificate, elsewhere, ca, err := certificate(c, log)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, c, certificate, log)
+	listener, err := listen(ctx, c, mainListener, c.Listen, certificate, log)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
-	host := c.public(listener.Addr().Port)
+	others, err := listenOthers(ctx, c, certificate, log)
+	if err != nil {
+		return fmt.Errorf("listeners: %w", err)
+	}
+	defer closeAll(others)
+	host := c.public(listener.Port())
 	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: ca}
-	opsListener, err := listenOps(ctx, c.Ops, listener.Addr().Port)
+	opsListener, err := listenOps(ctx, c, certificate, listener.Port(), log)
 	if err != nil {
 		return fmt.Errorf("ops: %w", err)
 	}
 	if opsListener != nil {
 		defer opsListener.Close()
 		l.Ops = "http://" + opsListener.Addr().String()
+		if opsListener.Secure() {
+			l.Ops = "https://" + opsListener.Addr().String()
+		}
 	}
 	workloads, err := listenWorkloads(ctx, c, log)
 	if err != nil {
@@ -105,7 +117,7 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if workloads != nil {
 		defer workloads.Close()
 	}
-	o := newOps(listener)
+	o := newOps(append(others, listener))
 
 	h, err := build(ctx, c, host, certificate, log, o.metrics)
 	if err != nil {
@@ -114,6 +126,14 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	defer func() { err = errors.Join(err, h.close()) }()
 	if err := h.firstStart(ctx, c, l); err != nil {
 		return err
+	}
+	if err := h.private(ctx, c, others, log); err != nil {
+		return err
+	}
+	if elsewhere != nil {
+		if err := h.certify(c, elsewhere); err != nil {
+			return fmt.Errorf("tls.acme: %w", err)
+		}
 	}
 	if workloads != nil {
 		if err := tellWorkloads(c, h.platform, workloads.Addr()); err != nil {
@@ -126,12 +146,16 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	answered, done := context.WithCancel(context.WithoutCancel(ctx))
 	defer done()
 	if opsListener != nil {
-		work.Go(func() error { return o.serve(answered, opsListener, log) })
+		work.Go(func() error { return opsListener.Serve(answered, o.handler()) })
 	}
+	handler := h.handler()
 	work.Go(func() error {
 		defer done()
-		return listener.Serve(run, h.handler())
+		return listener.Serve(run, handler)
 	})
+	for _, l := range others {
+		work.Go(func() error { return l.Serve(run, handler) })
+	}
 	if workloads != nil {
 		work.Go(func() error { return workloads.Serve(run, h.gate.Serve(h.host())) })
 	}
@@ -139,6 +163,12 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
 		return nil
 	})
+	if elsewhere != nil {
+		work.Go(func() error {
+			h.ledger.Lead(run, "certificates", 2*time.Second, elsewhere.Order)
+			return nil
+		})
+	}
 	o.house.Store(h)
 	context.AfterFunc(run, func() { o.house.Store(nil) })
 	log.Info("ready", "server", l.Server, "listener", listener.Addr().String(), "ops", l.Ops,
@@ -147,25 +177,39 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	return work.Wait()
 }
 
-func certificate(c *config, log *slog.Logger) (shown transit.Certificate, ca string, err error) {
+// certificate is what the server shows, and the file of the own authority if the
+// owner has to trust that. An ACME is still to be opened; nil for none.
+func certificate(c *config, log *slog.Logger) (shown transit.Certificate, elsewhere *transit.ACME, ca string, err error) {
 	if c.TLS.Certificate != "" {
 		shown, err = transit.Files(c.TLS.Certificate, c.TLS.Key, log)
-		return shown, "", err
+		return shown, nil, "", err
 	}
 	authority, err := transit.OpenAuthority(filepath.Join(c.Data, "tls"))
 	if err != nil {
-		return nil, "", err
+		return nil, nil, "", err
 	}
 	if left := time.Until(authority.Until()); left < 365*24*time.Hour {
 		log.Warn("clients will soon stop trusting the own authority: give the server another certificate, or remove the directory and have clients trust the new one",
 			"file", authority.File(), "until", authority.Until())
 	}
-	return authority.Certificate(c.names()...), authority.File(), nil
+	shown = authority.Certificate(c.names()...)
+	if c.TLS.ACME.Directory == "" {
+		return shown, nil, authority.File(), nil
+	}
+	elsewhere = transit.NewACME(shown)
+	if transit.Certifiable(c.host()) {
+		return elsewhere.Certificate, elsewhere, "", nil
+	}
+	return elsewhere.Certificate, elsewhere, authority.File(), nil
 }
 
-func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {
+func listen(ctx context.Context, c *config, name, address string, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {
+	secure := transit.Config(shown, c.TLS.Minimum == "1.3")
+	if c.TLS.ACME.Directory != "" {
+		secure.NextProtos = transit.ACMEProtocols
+	}
 	return transit.Listen(ctx, transit.Options{
-		Name: "registry", Address: c.Listen, TLS: transit.Config(shown, c.TLS.Minimum == "1.3"),
+		Name: name, Address: address, TLS: secure,
 		Proxies: c.Proxies.Protocol.Prefixes(), Forwarders: c.Proxies.Forwarded.Prefixes(),
 		Connections: c.Limits.Connections, PerAddress: c.Limits.PerAddress, Log: log,
 	})
@@ -174,30 +218,49 @@ func listen(ctx context.Context, c *config, shown transit.Certificate, log *slog
 // sweep removes what nobody names, once.
 func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
 	return func(ctx context.Context) error {
-		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused, Objects: true})
+		swept, err := h.content.Sweep(ctx, content.Sweep{Grace: c.Sweep.Grace, Unused: c.Sweep.Unused, Objects: true, Registries: h.rules})
 		err = errors.Join(err, h.identity.SweepSignIns(ctx))
 		if swept != (content.Swept{}) {
-			log.Info("swept", "uploads", swept.Uploads, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
+			log.Info("swept", "uploads", swept.Uploads, "manifests", swept.Manifests, "repositories", swept.Repositories, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
 		}
 		return err
 	}
 }
 
+// rules are those of the registries that there are, by UID.
+func (h *house) rules(ctx context.Context) (map[string]content.Rules, error) {
+	rules := map[string]content.Rules{}
+	g := access.ServerGrant(access.Registry{}, access.Call{})
+	for after := ref.ID(""); ; {
+		some, err := h.registries.List(ctx, g, "", after, 1000)
+		if err != nil || len(some) == 0 {
+			return rules, err
+		}
+		for _, r := range some {
+			rules[r.UID], after = content.RulesOf(r), r.ID
+		}
+	}
+}
+
 // listenOps opens the operator's listener; nil if there shall be none. port is
 // the registry's.
-func listenOps(ctx context.Context, address string, port int) (net.Listener, error) {
-	var listen net.ListenConfig
-	switch address {
+func listenOps(ctx context.Context, c *config, shown transit.Certificate, port int, log *slog.Logger) (*transit.Listener, error) {
+	listen := func(address string) (*transit.Listener, error) {
+		return transit.Listen(ctx, transit.Options{
+			Name: "ops", Address: address, Clear: true, TLS: transit.Config(shown, c.TLS.Minimum == "1.3"),
+			Connections: 256, Log: log,
+		})
+	}
+	switch c.Ops {
 	case "":
 		return nil, nil
 	case autoOps:
-		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port%65535+1))
-		if err == nil {
+		if l, err := listen(fmt.Sprintf("127.0.0.1:%d", port%65535+1)); err == nil {
 			return l, nil
 		}
-		address = "127.0.0.1:0"
+		return listen("127.0.0.1:0")
 	}
-	return listen.Listen(ctx, "tcp", address)
+	return listen(c.Ops)
 }
 
 // welcome tells a person what to do next.

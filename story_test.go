@@ -15,7 +15,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,7 +31,7 @@ import (
 // The test binary is also the breakwater command of the stories, so a race in
 // the server fails the story that met it.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"breakwater": main})
+	testscript.Main(m, map[string]func(){"breakwater": main, helperName: main})
 }
 
 // Stories run the real binary with real clients, each in a folder, on ports and
@@ -90,7 +92,8 @@ func tellStories(t *testing.T, names string, database func() string) {
 				"PORT":                    port,
 				"HOST":                    "localhost:" + port,
 				"OPS":                     "127.0.0.1:" + freePort(t),
-				"OTHER":                   "localhost:" + freePort(t), // for a second server
+				"OTHER":                   "localhost:" + freePort(t),   // for a second server
+				"SUFFIX":                  ".azurecr.localhost:" + port, // what stands behind the name of a registry of the story
 				"DATABASE":                database(),
 			} {
 				env.Setenv(name, value)
@@ -131,6 +134,12 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"issuer": issuer,
 	"assign": assign,
 	"form":   form,
+	"sdk":    sdk,
+	"names":  names,
+	"azure":  azure,
+	"ports":  ports,
+	"knock":  knock,
+	"cable":  cable,
 }
 
 // needs COMMAND...: the story is about these clients; "root" is the right to
@@ -175,6 +184,9 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	cmd := exec.Command(binary, append(args, flags...)...)
 	cmd.Args[0] = "breakwater" // which the test binary takes as its name
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
+	if mode := ts.Getenv("GODEBUG"); mode != "" {
+		cmd.Env = append(cmd.Env, "GODEBUG="+mode)
+	}
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Stderr, cmd.Stdout = log, log
 	ts.Check(cmd.Start())
@@ -331,14 +343,22 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// freePort is a port of the loopback address that nobody listens on now.
+// freePort is a port of the loopback addresses that nobody listens on now, that
+// nobody in this process was told before, and that the system gives to nobody who
+// asks for any: servers start a while after they were told theirs.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(12000 + int(lastPort.Add(1)%20000))
+		if l, err := net.Listen("tcp", ":"+port); err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	t.Fatal("no port is free")
+	return ""
 }
+
+var lastPort atomic.Uint32
+
+func init() { lastPort.Store(rand.Uint32()) } // another place in each process

@@ -51,11 +51,26 @@ var open = map[string]string{
 	"GET /msi/token":                                      "is for the workloads of this machine, on a listener of their own",
 	"POST /msi/token":                                     "is for the workloads of this machine, on a listener of their own",
 
-	"GET /v2/":                             "says only that the caller is known",
-	"HEAD /v2/":                            "says only that the caller is known",
-	"GET /oauth2/token":                    "is where credentials are shown; a token has no rights of its own",
-	"POST /oauth2/exchange":                "is where tokens of issuers are shown; a token has no rights of its own",
-	"POST /oauth2/token":                   "is where credentials are shown; a token has no rights of its own",
+	"GET /v2/":                                          "says only that the caller is known",
+	"HEAD /v2/":                                         "says only that the caller is known",
+	"GET /oauth2/token":                                 "is where credentials are shown; a token has no rights of its own",
+	"POST /oauth2/exchange":                             "is where tokens of issuers are shown; a token has no rights of its own",
+	"POST /oauth2/token":                                "is where credentials are shown; a token has no rights of its own",
+	"GET /metadata/endpoints":                           "says where the other endpoints are",
+	"GET /providers":                                    "says what the server offers",
+	"GET /providers/{}":                                 "says what the server offers",
+	"GET /providers/{}/operations":                      "says what the server offers",
+	"GET /subscriptions/{}/providers":                   "says what the server offers",
+	"GET /subscriptions/{}/providers/{}":                "says what the server offers",
+	"GET /subscriptions/{}/locations":                   "says what the server offers",
+	"GET /subscriptions/{}/resources":                   "has what the caller may see",
+	"GET /subscriptions/{}/resourceGroups/{}/resources": "has what the caller may see",
+	"GET /providers/Microsoft.Insights/eventcategories": "says what the server offers",
+	"GET /providers/Microsoft.Insights/eventtypes/management/values":                  "has what the caller may see",
+	"GET /subscriptions/{}/providers/Microsoft.Insights/eventtypes/management/values": "has what the caller may see",
+	"GET {scope}/providers/Microsoft.Authorization/permissions":                       "says what the caller may do there",
+	"GET /v1.0/me":                         "says who the caller is",
+	"POST /v1.0/directoryObjects/getByIds": "has what the caller may see",
 	"GET /tenants":                         "has what the caller may see",
 	"GET /subscriptions":                   "has what the caller may see",
 	"GET /subscriptions/{}/resourceGroups": "has what the caller may see",
@@ -66,6 +81,9 @@ var open = map[string]string{
 var harmless = map[string]string{
 	"DELETE /v2/{name}/blobs/uploads/{session}":              "cancels an upload of one's own",
 	"POST /providers/Breakwater.Identity/issuers/{}/resolve": "computes an id from what was sent",
+
+	"POST /subscriptions/{}/providers/Microsoft.ContainerRegistry/checkNameAvailability":                          "only looks",
+	"POST /subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries/{}/explainNetwork": "only looks",
 }
 
 // Every route needs a right, or is named as open; no route is there twice.

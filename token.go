@@ -24,7 +24,7 @@ const mapSuffix = "-scope-map"
 
 func tokenCommand() *cobra.Command {
 	c := family("token", "Repository tokens: who may pull or push what, until when", tokenCreate(), tokenList(), tokenRevoke())
-	ownerFile(c)
+	asClient(c)
 	return c
 }
 

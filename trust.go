@@ -42,11 +42,13 @@ func explainTrust(w io.Writer, l login, path string) error {
 %s
 # crane, oras, helm, regctl and every other program in Go, in this shell
 %s
+# az and other programs in Python, in this shell
+export REQUESTS_CA_BUNDLE=%[3]s
 # or for the whole machine (Debian, Ubuntu)
-sudo cp %s /usr/local/share/ca-certificates/breakwater.crt && sudo update-ca-certificates
+sudo cp %[3]s /usr/local/share/ca-certificates/breakwater.crt && sudo update-ca-certificates
 
-# then log in, with the password from %s
-docker login %s --username %s
+# then log in, with the password from %[4]s
+docker login %[5]s --username %[6]s
 skopeo login %[5]s --username %[6]s
 crane auth login %[5]s --username %[6]s --password-stdin
 oras login %[7]s --username %[6]s --password-stdin

@@ -21,6 +21,7 @@ import (
 	"breakwater/db"
 	"breakwater/directory"
 	"breakwater/gate"
+	"breakwater/graph"
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
@@ -29,6 +30,7 @@ import (
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
+	"breakwater/setting"
 	"breakwater/transit"
 )
 
@@ -44,16 +46,18 @@ type house struct {
 	access     *access.Store
 	directory  *directory.Store
 	registries *registry.Store
+	settings   *setting.Store
 	content    *content.Store
 	gate       *gate.Gate
 	server     string // https://host[:port]
+	domain     string // of registries by host name
 	shown      transit.Certificate
 }
 
 // build opens the rooms from the ground up. host is what clients call the
 // server, with its port, and shown the certificate that they see. What it opened before an error is closed again.
 func build(ctx context.Context, c *config, host string, shown transit.Certificate, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
-	h := &house{server: "https://" + host, shown: shown}
+	h := &house{server: "https://" + host, domain: c.domain(host), shown: shown}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -100,9 +104,10 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	}
 	h.access = &access.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
 	h.directory = &directory.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
+	h.settings = &setting.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger}
 	h.registries = registry.New(registry.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access,
-		Default: registryName, Host: host, Domain: c.domain(host),
+		Default: registryName, Host: host, Domain: h.domain,
 	})
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.gate = gate.New(gate.Options{
@@ -146,13 +151,16 @@ func (h *house) surfaces() []api {
 	issuer := authority.New(authority.Options{Identity: h.identity, Registries: h.registries, Named: h.shown.Names, Key: h.derive("sign-in")})
 	return []api{
 		{below("/v2"), &oci.API{Content: h.content, Registries: h.registries}},
-		{below("/oauth2/"), &acr.API{Identity: h.identity, Registries: h.registries}},
+		{acr.Serves, &acr.API{Identity: h.identity, Registries: h.registries, Content: h.content}},
 		{issuer.Serves, issuer},
-		{below(""), arm.New(h.ledger, h.identity,
-			arm.Above(h.documents, h.identity),
-			arm.Registries(h.registries, h.access),
+		{below(graph.Root), &graph.API{Directory: h.directory, Identity: h.identity}},
+		{below(""), arm.New(arm.Options{Documents: h.documents, Ledger: h.ledger, Identity: h.identity, Domain: h.domain},
+			arm.Above(h.documents, h.identity, h.settings),
+			arm.Locks(h.settings),
+			arm.Registries(h.registries, h.access, h.documents, h.content.Usage),
 			arm.Authorization(h.access),
 			arm.Directory(h.directory, h.identity),
+			arm.Settings(h.settings, h.identity),
 		)},
 	}
 }

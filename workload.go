@@ -72,7 +72,7 @@ func listenWorkloads(ctx context.Context, c *config, log *slog.Logger) (*transit
 
 // tellWorkloads writes what the environment of a workload has to say, for the
 // shapes of the endpoint that want a secret.
-func tellWorkloads(c *config, p *keys.Platform, at *net.TCPAddr) error {
+func tellWorkloads(c *config, p *keys.Platform, at net.Addr) error {
 	secret := string(c.workloads(p).Secret)
 	endpoint := "http://" + at.String() + "/msi/token"
 	text := fmt.Sprintf("IDENTITY_ENDPOINT=%s\nIDENTITY_HEADER=%s\nMSI_ENDPOINT=%s\nMSI_SECRET=%s\n", endpoint, secret, endpoint, secret)

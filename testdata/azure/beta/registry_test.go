@@ -1,0 +1,1 @@
+../stable/registry_test.go

@@ -1,0 +1,1 @@
+../stable/settings_test.go

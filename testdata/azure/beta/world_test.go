@@ -1,0 +1,1 @@
+../stable/world_test.go
