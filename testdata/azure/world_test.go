@@ -2,8 +2,8 @@
 // server that runs. What the server is, and who calls, is in the environment: the
 // story azure-sdk starts one, and go test runs here.
 //
-// The files that both versions of armcontainerregistry can compile are links in
-// ../beta.
+// go.mod has the stable version of armcontainerregistry. beta.mod, with the tag
+// preview, has the preview's.
 package azure
 
 import (

@@ -1,1 +1,0 @@
-../stable/registry_test.go

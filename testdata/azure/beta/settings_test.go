@@ -1,1 +1,0 @@
-../stable/settings_test.go

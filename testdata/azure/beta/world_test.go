@@ -1,1 +1,0 @@
-../stable/world_test.go
