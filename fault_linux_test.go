@@ -61,7 +61,7 @@ func newPatient(t *testing.T, data string, flags ...string) *patient {
 }
 
 // start returns when the server is ready; after a crash that needs no human and
-// takes less than 5 s.
+// takes less than 5 s of a processor. How long that is depends on who else is here.
 func (s *patient) start() {
 	s.t.Helper()
 	binary, err := os.Executable()
@@ -92,8 +92,8 @@ func (s *patient) start() {
 			s.t.Fatalf("the server does not start: %v", err)
 		case <-time.After(10 * time.Millisecond):
 		}
-		if time.Since(begun) > 5*time.Second {
-			s.t.Fatalf("the server is not ready after %v", time.Since(begun))
+		if used := processorTime(s.cmd.Process.Pid); used > 5*time.Second || time.Since(begun) > time.Minute {
+			s.t.Fatalf("the server is not ready after %v, of which it had a processor for %v", time.Since(begun), used)
 		}
 	}
 	owner, err := dial(filepath.Join(s.data, "owner.json"))
@@ -101,6 +101,16 @@ func (s *patient) start() {
 		s.t.Fatal(err)
 	}
 	s.target = owner.target()
+}
+
+// processorTime is what a process has used so far (clock_getcpuclockid(3)); 0 if it
+// has ended.
+func processorTime(pid int) time.Duration {
+	var used unix.Timespec
+	if unix.ClockGettime(int32(^pid<<3|2), &used) != nil {
+		return 0
+	}
+	return time.Duration(used.Nano())
 }
 
 func (s *patient) ready() bool {
