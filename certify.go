@@ -69,7 +69,7 @@ func (a acmeConfig) client(out *network.Egress) (*http.Client, error) {
 // certify lets what is shown come from the authority of the configuration.
 func (h *house) certify(c *config, shown *transit.ACME) error {
 	a := c.TLS.ACME
-	client, err := a.client(network.NewEgress(network.EgressOptions{}))
+	client, err := a.client(h.egress)
 	if err != nil {
 		return err
 	}

@@ -28,6 +28,10 @@ import (
 // Everything else is a resource and changes through the API while the server
 // runs. A flag wins over the file; the environment has no say.
 type config struct {
+	// Profile "hardened" refuses what a careful operator would not do; "" leaves it to
+	// the other settings.
+	Profile string `yaml:"profile"`
+
 	Data   string `yaml:"data"`   // directory of keys, objects and, with SQLite, the database
 	Listen string `yaml:"listen"` // HOST:PORT of the registry
 	Ops    string `yaml:"ops"`    // HOST:PORT of health and metrics; autoOps, or "" for none
@@ -43,13 +47,18 @@ type config struct {
 		Certificate string     `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
 		Key         string     `yaml:"key"`
 		Names       []string   `yaml:"names"`   // more names and addresses for the own authority's certificate
-		Minimum     string     `yaml:"minimum"` // "1.2" or "1.3"
+		Minimum     string     `yaml:"minimum"` // "1.2" or "1.3"; "" is 1.2, and 1.3 in the hardened profile
 		ACME        acmeConfig `yaml:"acme"`
 	} `yaml:"tls"`
 	Proxies struct {
 		Forwarded network.Proxies `yaml:"forwarded"` // networks whose X-Forwarded-For is believed
 		Protocol  network.Proxies `yaml:"protocol"`  // networks that speak the PROXY protocol, and must
 	} `yaml:"proxies"`
+	Egress struct {
+		// Sources are the interfaces or addresses that the server's own connections leave
+		// by, for each purpose of them; the routes of the machine decide about the others.
+		Sources map[network.Purpose]transit.Source `yaml:"sources"`
+	} `yaml:"egress"`
 	Limits struct {
 		Connections int     `yaml:"connections"` // 0: as many as files and memory allow, up to 8192
 		PerAddress  int     `yaml:"perAddress"`  // connections of one address
@@ -83,7 +92,6 @@ const autoOps = "auto"
 func defaults() *config {
 	c := new(config)
 	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", autoOps
-	c.TLS.Minimum = "1.2"
 	c.Limits.PerAddress = 1024
 	c.Sweep.Every, c.Sweep.Grace, c.Sweep.Unused = time.Hour, 24*time.Hour, 7*24*time.Hour
 	c.Log.Level, c.Log.Format = "info", "text"
@@ -170,7 +178,7 @@ func (c *config) check() (err error) {
 	if c.TLS.ACME.Directory != "" && c.TLS.Certificate != "" {
 		return errors.New("tls: certificates come from a file or by ACME, not both")
 	}
-	if !slices.Contains([]string{"1.2", "1.3"}, c.TLS.Minimum) {
+	if !slices.Contains([]string{"", "1.2", "1.3"}, c.TLS.Minimum) {
 		return fmt.Errorf(`tls.minimum: "1.2" or "1.3", not %q`, c.TLS.Minimum)
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
@@ -184,6 +192,14 @@ func (c *config) check() (err error) {
 	}
 	if err := c.checkListeners(); err != nil {
 		return fmt.Errorf("listeners: %w", err)
+	}
+	for p := range c.Egress.Sources {
+		if !slices.Contains(network.Purposes, p) {
+			return fmt.Errorf("egress.sources: the server connects to nobody for the purpose %q, but for %s", p, network.Purposes)
+		}
+	}
+	if err := c.harden(); err != nil {
+		return err
 	}
 	if c.Limits.Connections == 0 {
 		c.Limits.Connections = connections() / (1 + len(c.Listeners))

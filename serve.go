@@ -204,7 +204,7 @@ func certificate(c *config, log *slog.Logger) (shown transit.Certificate, elsewh
 }
 
 func listen(ctx context.Context, c *config, name, address string, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {
-	secure := transit.Config(shown, c.TLS.Minimum == "1.3")
+	secure := transit.Config(shown, c.tls13())
 	if c.TLS.ACME.Directory != "" {
 		secure.NextProtos = transit.ACMEProtocols
 	}
@@ -247,7 +247,7 @@ func (h *house) rules(ctx context.Context) (map[string]content.Rules, error) {
 func listenOps(ctx context.Context, c *config, shown transit.Certificate, port int, log *slog.Logger) (*transit.Listener, error) {
 	listen := func(address string) (*transit.Listener, error) {
 		return transit.Listen(ctx, transit.Options{
-			Name: "ops", Address: address, Clear: true, TLS: transit.Config(shown, c.TLS.Minimum == "1.3"),
+			Name: "ops", Address: address, Clear: c.Profile != hardened, TLS: transit.Config(shown, c.tls13()),
 			Connections: 256, Log: log,
 		})
 	}

@@ -25,6 +25,7 @@ import (
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
+	"breakwater/network"
 	"breakwater/object"
 	"breakwater/oci"
 	"breakwater/ref"
@@ -38,6 +39,7 @@ import (
 // its surfaces.
 type house struct {
 	platform   *keys.Platform
+	egress     *network.Egress
 	db         *db.DB
 	ledger     *ledger.Ledger
 	documents  *resource.Store
@@ -80,7 +82,12 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	if err != nil {
 		return nil, fmt.Errorf("object store: %w", err)
 	}
-	if h.db, err = db.Open(ctx, db.Options{Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal}); err != nil {
+	c.sources(log)
+	h.egress = network.NewEgress(network.EgressOptions{Sources: c.Egress.Sources, Hardened: c.Profile == hardened, Refused: h.refusedOut(log)})
+	if h.db, err = db.Open(ctx, db.Options{
+		Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal,
+		Dial: h.egress.Dialer(network.ForDatabase), Proven: c.Profile == hardened,
+	}); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	spool := filepath.Join(c.Data, "spool") // of SQLite's ledger only
@@ -97,7 +104,7 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"),
-		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]), Host: c.workloads(h.platform),
+		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]), Host: c.workloads(h.platform), Egress: h.egress,
 	})
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 
@@ -39,6 +40,13 @@ type Options struct {
 	Key     []byte      // SQLite only: 32 bytes that encrypt the file; no error and no log ever shows them
 	Readers int         // connections for reading; 0 means two for each processor, 4 to 16
 	Fatal   func(error) // called when durability can no longer be promised; nil logs and ends the process
+
+	// Dial is how PostgreSQL is reached over a network; nil is the machine's own way. It
+	// gets the names that the source has: what they lead to is its to look up.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Proven refuses a source that would have PostgreSQL reached over a network
+	// without TLS that proves who it is.
+	Proven bool
 }
 
 // engine is what SQLite and PostgreSQL do differently.

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -43,6 +45,9 @@ func openPostgres(ctx context.Context, o Options) (*remote, error) {
 		if err != nil {
 			return nil, errors.New("db: the address of PostgreSQL is not of the form postgres://user:password@host/database") // the parser's text may hold the password
 		}
+		if err := o.reach(&c.ConnConfig.Config); err != nil {
+			return nil, err
+		}
 		c.MaxConns = int32(o.Readers)
 		c.ConnConfig.RuntimeParams["application_name"] = "breakwater"
 		for k, v := range p.set {
@@ -58,6 +63,28 @@ func openPostgres(ctx context.Context, o Options) (*remote, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// reach makes pgx connect as the options say. A socket of this machine is no network.
+func (o Options) reach(c *pgconn.Config) error {
+	hosts := []*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}
+	for _, h := range append(hosts, c.Fallbacks...) {
+		if network, _ := pgconn.NetworkAddress(h.Host, h.Port); o.Proven && network != "unix" &&
+			(h.TLSConfig == nil || h.TLSConfig.InsecureSkipVerify) {
+			return fmt.Errorf("db: %s would be reached without proof of who it is: put sslmode=verify-full and sslrootcert into its address, or use a socket of this machine", h.Host)
+		}
+	}
+	if o.Dial == nil {
+		return nil
+	}
+	c.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if network == "unix" {
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+		return o.Dial(ctx, network, address)
+	}
+	return nil
 }
 
 func (d *remote) start(ctx context.Context) error {

@@ -17,6 +17,7 @@ import (
 
 	"breakwater/fault"
 	"breakwater/keys"
+	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/resource"
 )
@@ -273,13 +274,13 @@ func (s *Store) loadIssuers(ctx context.Context) (*issuers, error) {
 			}
 			all.byURL[i.Issuer], all.byID[i.ID.Key()] = i, i
 		}
-		return all, s.outside.connect(all)
+		return all, s.outside.connect(all, s.o.Egress)
 	})
 }
 
 // connect gives each issuer its source. One that was made from the same stays, with
 // what it knows; those of issuers that are gone go.
-func (o *outside) connect(all *issuers) error {
+func (o *outside) connect(all *issuers, out *network.Egress) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	sources := make(map[string]*source, len(all.byID))
@@ -290,7 +291,7 @@ func (o *outside) connect(all *issuers) error {
 			if err != nil {
 				return fmt.Errorf("read issuer %s: caCertificates: %w", i.ID, err)
 			}
-			i.source = &source{made: made, url: i.Issuer, roots: roots}
+			i.source = &source{made: made, url: i.Issuer, out: out, roots: roots}
 			if i.JWKS != nil {
 				if i.source.keys, err = parseKeys(i.JWKS, true); err != nil {
 					return fmt.Errorf("read issuer %s: %w", i.ID, err)

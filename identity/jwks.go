@@ -7,26 +7,22 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	strict "github.com/go-jose/go-jose/v4/json" // member names as they are, and each once
 
 	"breakwater/fault"
+	"breakwater/network"
 )
 
 // How long the keys of an issuer count before it is asked again: as long as its
@@ -154,6 +150,7 @@ func (s *keySet) knows(kid string) bool {
 type source struct {
 	made  [sha256.Size]byte // of what the source was made from
 	url   string
+	out   *network.Egress
 	roots *x509.CertPool // nil: the system's
 	fixed bool           // the keys stand in the issuer's document
 
@@ -230,7 +227,7 @@ func (o *source) ask(ctx context.Context) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	a := newAsker(o.roots)
+	a := o.asker()
 	known, err2 := a.discover(ctx, o.url)
 	if err2 == nil {
 		keys, life, err2 = a.keys(ctx, known.JWKS)
@@ -240,80 +237,21 @@ func (o *source) ask(ctx context.Context) {
 	}
 }
 
-// An asker is one conversation with an issuer: HTTPS only, no redirects, little
-// time and little text, and not every address. An issuer may be in a private
-// network; but one that is not cannot send us into ours.
+// An asker is one conversation with an issuer: HTTPS only, no redirects, little time
+// and little text, with the issuer and with whom its answer names. An issuer may be in
+// a private network; but one that is not cannot send us into ours.
 type asker struct {
-	http   *http.Client
-	public atomic.Bool // the issuer itself is outside
-	later  atomic.Bool // what is asked now is what its answer named
+	way  *network.Way
+	http *http.Client
 }
 
-func newAsker(roots *x509.CertPool) *asker {
-	a := new(asker)
-	dialer := net.Dialer{Timeout: 3 * time.Second, Control: func(_, address string, _ syscall.RawConn) error { return a.may(address) }}
-	a.http = &http.Client{
-		Transport: &http.Transport{
-			DialContext:            dialer.DialContext,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-			TLSHandshakeTimeout:    3 * time.Second,
-			MaxResponseHeaderBytes: 32 << 10,
-			DisableCompression:     true,
-			DisableKeepAlives:      true,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Timeout:       askTime,
-	}
-	return a
-}
-
-// may is asked for each address before it is dialled, whatever name led to it.
-func (a *asker) may(address string) error {
-	to, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return err
-	}
-	ip := embedded(to.Addr().Unmap())
-	if !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || forbidden[ip] {
-		return fmt.Errorf("%s is not asked: no issuer is there", ip)
-	}
-	switch inside := ip.IsPrivate() || ip.IsLoopback() || shared.Contains(ip); {
-	case !a.later.Load() && !inside:
-		a.public.Store(true)
-	case a.later.Load() && inside && a.public.Load():
-		return fmt.Errorf("%s is not asked: it is inside, and the issuer that names it is outside", ip)
-	}
-	return nil
-}
-
-// Where clouds tell a machine its secrets, apart from link-local addresses.
-var forbidden = map[netip.Addr]bool{
-	netip.MustParseAddr("168.63.129.16"):   true,
-	netip.MustParseAddr("100.100.100.200"): true,
-	netip.MustParseAddr("192.0.0.192"):     true,
-	netip.MustParseAddr("fd00:ec2::254"):   true,
-}
-
-var (
-	shared = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
-	nat64  = netip.MustParsePrefix("64:ff9b::/96")  // RFC 6052
-	sixTo4 = netip.MustParsePrefix("2002::/16")     // RFC 3056
-)
-
-// embedded is the IPv4 address that an IPv6 address stands for, if it does.
-func embedded(ip netip.Addr) netip.Addr {
-	b := ip.As16()
-	switch {
-	case nat64.Contains(ip):
-		return netip.AddrFrom4([4]byte(b[12:]))
-	case sixTo4.Contains(ip):
-		return netip.AddrFrom4([4]byte(b[2:6]))
-	}
-	return ip
+func (o *source) asker() asker {
+	way := o.out.To(network.ForIssuer, o.url)
+	return asker{way, way.Client(network.ClientOptions{Roots: o.roots, Timeout: askTime, Answer: askBytes, Once: true})}
 }
 
 // read asks a question and returns the answer.
-func (a *asker) read(r *http.Request) ([]byte, http.Header, error) {
+func (a asker) read(r *http.Request) ([]byte, http.Header, error) {
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set("User-Agent", "breakwater")
 	res, err := a.http.Do(r)
@@ -324,10 +262,7 @@ func (a *asker) read(r *http.Request) ([]byte, http.Header, error) {
 	if res.StatusCode != http.StatusOK {
 		return nil, nil, fmt.Errorf("%s answers %d", r.URL.Redacted(), res.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, askBytes+1))
-	if err == nil && len(body) > askBytes {
-		err = fmt.Errorf("%s answers more than %d bytes", r.URL.Redacted(), askBytes)
-	}
+	body, err := io.ReadAll(res.Body)
 	return body, res.Header, err
 }
 
@@ -341,7 +276,7 @@ type discovery struct {
 	TokenAuthentication []string `json:"token_endpoint_auth_methods_supported"`
 }
 
-func (a *asker) discover(ctx context.Context, issuer string) (d discovery, err error) {
+func (a asker) discover(ctx context.Context, issuer string) (d discovery, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(issuer, "/")+"/.well-known/openid-configuration", nil)
 	if err != nil {
 		return d, err
@@ -350,17 +285,17 @@ func (a *asker) discover(ctx context.Context, issuer string) (d discovery, err e
 	if err != nil {
 		return d, err
 	}
-	a.later.Store(true)
 	if err := strict.Unmarshal(body, &d); err != nil {
 		return d, errors.New("its discovery document cannot be read")
 	}
 	if d.Issuer != issuer {
 		return d, fmt.Errorf("it calls itself %.200q", d.Issuer)
 	}
+	a.way.Also(d.JWKS, d.Token)
 	return d, nil
 }
 
-func (a *asker) keys(ctx context.Context, from string) (*keySet, time.Duration, error) {
+func (a asker) keys(ctx context.Context, from string) (*keySet, time.Duration, error) {
 	if _, err := secureURL(from); err != nil {
 		return nil, 0, fmt.Errorf("its jwks_uri is no https URL: %.200q", from)
 	}

@@ -70,12 +70,7 @@ func (s *Store) signInIssuer(ctx context.Context, name string) (*Issuer, discove
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	d, err := newAsker(i.source.roots).discover(ctx, i.Issuer)
-	for _, endpoint := range []string{d.Authorization, d.Token} {
-		if err == nil {
-			_, err = secureURL(endpoint)
-		}
-	}
+	d, err := i.source.asker().endpoints(ctx, i.Issuer)
 	if err != nil {
 		return nil, discovery{}, fault.New(fault.Unavailable, "the issuer does not answer now; try again").Because(fmt.Errorf("ask the issuer %s: %w", i.Issuer, err))
 	}
@@ -86,6 +81,17 @@ func (s *Store) signInIssuer(ctx context.Context, name string) (*Issuer, discove
 	}
 	s.known.got[i.UID] = heard{d, i.source, time.Now().Add(discoveryLife)}
 	return i, d, nil
+}
+
+// endpoints is discover for who signs people in.
+func (a asker) endpoints(ctx context.Context, issuer string) (discovery, error) {
+	d, err := a.discover(ctx, issuer)
+	for _, endpoint := range []string{d.Authorization, d.Token} {
+		if err == nil {
+			_, err = secureURL(endpoint)
+		}
+	}
+	return d, err
 }
 
 // SignInURL is where a browser goes to sign in through the issuer, and which
@@ -128,11 +134,11 @@ func (s *Store) elsewhere(ctx context.Context, r Realm, c Credentials) (Principa
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	a := newAsker(i.source.roots)
-	// Where another host than the issuer's is asked, the issuer is asked first: one
-	// that is outside must not send us inside.
+	a := i.source.asker()
+	// Where another host than the issuer's is asked, the issuer is asked first: it has
+	// to name that one, and one that is outside must not send us inside.
 	if to, err := secureURL(i.Issuer); err != nil || !strings.EqualFold(to.Host, hostOf(d.Token)) {
-		if _, err := a.discover(ctx, i.Issuer); err != nil {
+		if d, err = a.endpoints(ctx, i.Issuer); err != nil {
 			return Principal{}, unreachable(err)
 		}
 	}

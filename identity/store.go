@@ -23,11 +23,12 @@ type Options struct {
 	DB        *db.DB
 	Documents *resource.Store
 	Ledger    *ledger.Ledger
-	Vault     keys.Vault    // wraps the private signing keys
-	Check     []byte        // Platform.Derive("token-check"): tells our passwords from guesses
-	Host      Host          // managed identities of this machine
-	Tenant    string        // GUID for the tenant claim; "" is all zero
-	Rotate    time.Duration // how long a signing key signs; 0 is 30 days
+	Vault     keys.Vault      // wraps the private signing keys
+	Check     []byte          // Platform.Derive("token-check"): tells our passwords from guesses
+	Host      Host            // managed identities of this machine
+	Tenant    string          // GUID for the tenant claim; "" is all zero
+	Rotate    time.Duration   // how long a signing key signs; 0 is 30 days
+	Egress    *network.Egress // how external issuers are reached; nil reaches none
 }
 
 // A Store knows the accounts, what proves them, and the keys that tokens are

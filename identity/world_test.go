@@ -52,7 +52,8 @@ func open(t testing.TB, d *db.DB) *world {
 		t.Fatal(err)
 	}
 	docs := resource.New(d)
-	s, err := New(Options{DB: d, Documents: docs, Ledger: l, Vault: platform, Check: platform.Derive("token-check")})
+	s, err := New(Options{DB: d, Documents: docs, Ledger: l, Vault: platform, Check: platform.Derive("token-check"),
+		Egress: network.NewEgress(network.EgressOptions{})})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,20 +43,28 @@ var Purposes = []Purpose{ForIssuer, ForWebhook, ForImport, ForCache, ForKey, For
 // address inside. What a registry's owner declares leads inside by a rule alone.
 var operated = []Purpose{ForIssuer, ForKey, ForSink, ForPeer, ForDatabase, ForACME}
 
+// configured are those whose destinations stand in the configuration of the process.
+// That is their rule: the others lie in the database, which has to be reached first.
+var configured = []Purpose{ForDatabase, ForACME}
+
 // EgressOptions say what an Egress goes by. The zero value has no rules, and leaves
 // the way out to the machine's routes.
 type EgressOptions struct {
 	Sources  map[Purpose]transit.Source // interface or address that connections of a purpose leave by
-	Hardened bool                       // nothing is reached but by a rule
+	Hardened bool                       // nothing is reached but by a rule, or because the configuration says so
 	Resolver *net.Resolver              // nil is the machine's
+	// Refused is told who was not reached, before the caller is. What is refused again
+	// and again is told now and then, with how often it was.
+	Refused func(ctx context.Context, r Refusal)
 }
 
 // An Egress is the one way by which the server connects to others (NS-1): who is
 // reached must be declared or allowed by a rule, and is looked at as it is dialled,
 // whatever name led to it. Link-local addresses, metadata services and the like are
-// never reached, in no spelling.
+// never reached, in no spelling. A nil Egress reaches nobody.
 type Egress struct {
-	o EgressOptions
+	o       EgressOptions
+	refused refusals
 
 	mu      sync.Mutex
 	outside map[string]bool // names by purpose that were outside once: they are never inside again
@@ -64,17 +72,6 @@ type Egress struct {
 
 // NewEgress makes the way out of this process.
 func NewEgress(o EgressOptions) *Egress { return &Egress{o: o, outside: map[string]bool{}} }
-
-// A Refusal is why somebody is not reached.
-type Refusal struct {
-	Purpose Purpose
-	Address string // as it was dialled
-	Ruling
-}
-
-func (r *Refusal) Error() string {
-	return fmt.Sprintf("%s is not reached for the purpose %s: %s (%s)", r.Address, r.Purpose, r.Reason, r.Rule)
-}
 
 // A Ruling is a decision about a connection, and by which rule.
 type Ruling struct {
@@ -138,7 +135,7 @@ func destination(s string) string {
 	if err != nil || host == "" || port == "" {
 		return ""
 	}
-	return net.JoinHostPort(strings.ToLower(host), port)
+	return net.JoinHostPort(strings.TrimSuffix(strings.ToLower(host), "."), port)
 }
 
 func (w *Way) declares(address string) bool {
@@ -154,13 +151,16 @@ func (w *Way) Dial(ctx context.Context, network, address string) (net.Conn, erro
 	if !slices.Contains([]string{"tcp", "tcp4", "tcp6"}, network) {
 		return nil, fmt.Errorf("%s is not spoken to %s", network, address)
 	}
+	if w.e == nil {
+		return nil, errors.New("there is no way out")
+	}
 	d := w.e.o.Sources[w.purpose].Dialer()
 	d.Resolver = w.e.o.Resolver
 	d.Timeout = min(d.Timeout, dialTime)
 	bind := d.Control
 	d.Control = nil
-	d.ControlContext = func(_ context.Context, network, at string, c syscall.RawConn) error {
-		if err := w.may(address, at); err != nil {
+	d.ControlContext = func(ctx context.Context, network, at string, c syscall.RawConn) error {
+		if err := w.may(ctx, address, at); err != nil {
 			return err
 		}
 		if bind == nil {
@@ -174,7 +174,7 @@ func (w *Way) Dial(ctx context.Context, network, address string) (net.Conn, erro
 const dialTime = 10 * time.Second
 
 // may is asked about each address that address leads to.
-func (w *Way) may(address, at string) error {
+func (w *Way) may(ctx context.Context, address, at string) error {
 	to, err := netip.ParseAddrPort(at)
 	if err != nil {
 		return err
@@ -183,7 +183,7 @@ func (w *Way) may(address, at string) error {
 	if r.Allowed {
 		return nil
 	}
-	return &Refusal{w.purpose, at, r}
+	return w.e.refuse(ctx, Refusal{Purpose: w.purpose, Destination: named(address), Address: at, Ruling: r})
 }
 
 func (w *Way) judge(address string, to netip.AddrPort) Ruling {
@@ -206,7 +206,7 @@ func (w *Way) judge(address string, to netip.AddrPort) Ruling {
 // standard is for what no rule decides.
 func (w *Way) standard(address string, in bool) Ruling {
 	switch {
-	case w.e.o.Hardened:
+	case w.e.o.Hardened && !slices.Contains(configured, w.purpose):
 		return Ruling{Rule: "<default>", Reason: "the hardened profile reaches nobody without a rule"}
 	case !w.declares(address):
 		return Ruling{Rule: "<default>", Reason: "neither a document nor the configuration declares it"}
@@ -279,9 +279,19 @@ func (w *Way) Client(o ClientOptions) *http.Client {
 	}
 	return &http.Client{
 		Transport:     &bounded{t, cmp.Or(o.Answer, 1<<20)},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: func(next *http.Request, _ []*http.Request) error { return w.redirected(next) },
 		Timeout:       max(0, cmp.Or(o.Timeout, 10*time.Second)),
 	}
+}
+
+// redirected leaves the caller with the answer that points elsewhere, and tells of it
+// if that is nobody whom the caller means to reach.
+func (w *Way) redirected(next *http.Request) error {
+	if to := next.URL.String(); w.e != nil && !w.declares(to) {
+		_ = w.e.refuse(next.Context(), Refusal{Purpose: w.purpose, Destination: named(cmp.Or(destination(to), next.URL.Host)),
+			Ruling: Ruling{Rule: "<redirect>", Reason: "an answer points there, and no redirect is followed"}})
+	}
+	return http.ErrUseLastResponse
 }
 
 // bounded cuts answers that are too long.

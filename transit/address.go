@@ -9,12 +9,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"breakwater/fault"
 )
 
 // An Address is where something listens (NS-1). It is written
@@ -51,7 +54,7 @@ func ParseAddress(s string) (a Address, err error) {
 	a = Address{Host: host, Port: port}
 	if before, name, ok := strings.Cut(host, "%"); ok {
 		a.Host, a.Interface = before, name
-		if name == "" || len(name) >= unix.IFNAMSIZ || strings.ContainsAny(name, "%/ \x00") {
+		if !interfaceName(name) {
 			return a, fmt.Errorf("%q is not the name of an interface", name)
 		}
 	}
@@ -70,13 +73,13 @@ func (a Address) String() string {
 }
 
 // Any reports whether whoever can reach the machine can knock there: neither an
-// address nor an interface is named.
+// address nor an interface is named. Some resolvers read 0 as 0.0.0.0.
 func (a Address) Any() bool {
 	if a.Path != "" || a.Interface != "" {
 		return false
 	}
 	ip, err := netip.ParseAddr(a.Host)
-	return a.Host == "" || err == nil && ip.Unmap().IsUnspecified()
+	return strings.Trim(a.Host, "0x.") == "" || err == nil && ip.Unmap().IsUnspecified()
 }
 
 // Addresses are those of this machine that the address stands for, as they are now.
@@ -142,10 +145,64 @@ func (a Address) socket(ctx context.Context) (net.Listener, error) {
 }
 
 // A Source is where connections of this process leave the machine: by one
-// interface, from one address, or both. The zero Source leaves it to the routes.
+// interface, from one address, or both. The zero Source leaves it to the routes. It
+// is written ADDRESS, INTERFACE or ADDRESS%INTERFACE.
 type Source struct {
-	Interface string     `yaml:"interface"`
-	Address   netip.Addr `yaml:"address"`
+	Interface string
+	Address   netip.Addr
+}
+
+// ParseSource reads a Source that is not zero.
+func ParseSource(s string) (Source, error) {
+	address, name, both := strings.Cut(s, "%")
+	ip, err := netip.ParseAddr(address)
+	if err != nil && !both {
+		name, both = s, true
+		ip, err = netip.Addr{}, nil
+	}
+	local := ip.IsLinkLocalUnicast() && ip.Is6()
+	if err != nil || ip.IsUnspecified() || ip.IsMulticast() || both && !interfaceName(name) || local && !both {
+		return Source{}, fault.New(fault.BadRequest, "%q is not ADDRESS, INTERFACE or ADDRESS%%INTERFACE of this machine", s)
+	}
+	if local {
+		ip = ip.WithZone(name) // without which it is no address
+	}
+	return Source{Interface: name, Address: ip.Unmap()}, nil
+}
+
+func interfaceName(s string) bool {
+	return s != "" && s != "." && s != ".." && len(s) < unix.IFNAMSIZ && !strings.ContainsAny(s, "%/: \t\n\x00")
+}
+
+func (s Source) String() string {
+	switch {
+	case !s.Address.IsValid():
+		return s.Interface
+	case s.Interface == "":
+		return s.Address.String()
+	}
+	return s.Address.WithZone("").String() + "%" + s.Interface
+}
+
+func (s *Source) UnmarshalText(text []byte) (err error) {
+	*s, err = ParseSource(string(text))
+	return err
+}
+
+// Here reports whether the machine has the interface and the address now.
+func (s Source) Here() bool {
+	var given []net.Addr
+	if s.Interface == "" {
+		given, _ = net.InterfaceAddrs()
+	} else if i, err := net.InterfaceByName(s.Interface); err != nil {
+		return false
+	} else if given, _ = i.Addrs(); !s.Address.IsValid() {
+		return true
+	}
+	return slices.ContainsFunc(given, func(g net.Addr) bool {
+		p, err := netip.ParsePrefix(g.String())
+		return err == nil && (p.Addr().Unmap() == s.Address.WithZone("") || s.Address.IsLoopback() && p.Addr().IsLoopback())
+	})
 }
 
 // Dialer dials from the source, and nothing else where that cannot be.

@@ -20,6 +20,7 @@ import (
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
+	"breakwater/network"
 	"breakwater/object"
 	"breakwater/ref"
 	"breakwater/registry"
@@ -67,6 +68,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	h.Rings = keys.NewRings(d, h.Platform)
 	h.Identity, err = identity.New(identity.Options{
 		DB: d, Documents: h.Documents, Ledger: h.Ledger, Vault: h.Platform, Check: h.Platform.Derive("token-check"),
+		Egress: network.NewEgress(network.EgressOptions{}),
 	})
 	must(err)
 	h.Access = &access.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
