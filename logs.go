@@ -92,7 +92,7 @@ func whereabouts(e ledger.Event) string {
 	case d.Repository != "":
 		return string(d.Repository)
 	}
-	return orDash(ending(string(e.Scope)))
+	return orDash(printable(cmp.Or(d.More["destination"], ending(string(e.Scope)))))
 }
 
 // ending is what is left of an id or operation without the namespace and what

@@ -250,17 +250,21 @@ func (o *source) asker() asker {
 	return asker{way, way.Client(network.ClientOptions{Roots: o.roots, Timeout: askTime, Answer: askBytes, Once: true})}
 }
 
-// read asks a question and returns the answer.
+// read asks a question and returns the answer. Its errors name the host alone: an
+// issuer chose the rest of the URL, and there may be a secret in it.
 func (a asker) read(r *http.Request) ([]byte, http.Header, error) {
 	r.Header.Set("Accept", "application/json")
 	r.Header.Set("User-Agent", "breakwater")
 	res, err := a.http.Do(r)
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		err = wrapped.Err
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%s: %w", r.URL.Host, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		return nil, nil, fmt.Errorf("%s answers %d", r.URL.Redacted(), res.StatusCode)
+		return nil, nil, fmt.Errorf("%s answers %d", r.URL.Host, res.StatusCode)
 	}
 	body, err := io.ReadAll(res.Body)
 	return body, res.Header, err
@@ -297,7 +301,7 @@ func (a asker) discover(ctx context.Context, issuer string) (d discovery, err er
 
 func (a asker) keys(ctx context.Context, from string) (*keySet, time.Duration, error) {
 	if _, err := secureURL(from); err != nil {
-		return nil, 0, fmt.Errorf("its jwks_uri is no https URL: %.200q", from)
+		return nil, 0, errors.New("its jwks_uri is no https URL")
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {

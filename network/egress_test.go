@@ -21,82 +21,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
-
+	"breakwater/network/networktest"
 	"breakwater/transit"
 )
-
-// names is a name server of the test's own. What it says of a name are the answers
-// one after the other, and then the last one again and again.
-type names struct {
-	*net.Resolver
-	mu    sync.Mutex
-	zone  map[string][]string // answers: addresses with spaces between
-	asked map[string]bool
-}
-
-func nameServer(t testing.TB, zone map[string][]string) *names {
-	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &names{zone: zone, asked: map[string]bool{}}
-	n.Resolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "udp", c.LocalAddr().String())
-	}}
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		question := make([]byte, 1500)
-		for {
-			size, from, err := c.ReadFrom(question)
-			if err != nil {
-				return
-			}
-			if answer := n.answer(question[:size]); answer != nil {
-				c.WriteTo(answer, from)
-			}
-		}
-	})
-	t.Cleanup(func() { c.Close(); serving.Wait() })
-	return n
-}
-
-func (n *names) answer(question []byte) []byte {
-	var m dnsmessage.Message
-	if m.Unpack(question) != nil || len(m.Questions) != 1 {
-		return nil
-	}
-	q := m.Questions[0]
-	name := strings.TrimSuffix(strings.ToLower(q.Name.String()), ".")
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	answers := n.zone[name]
-	m.Header.Response, m.Header.RecursionAvailable, m.Additionals = true, true, nil
-	if answers == nil {
-		m.Header.RCode = dnsmessage.RCodeNameError
-	}
-	for _, a := range strings.Fields(append(answers, "")[0]) {
-		h := dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class}
-		switch ip := netip.MustParseAddr(a); {
-		case ip.Is4() && q.Type == dnsmessage.TypeA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: h, Body: &dnsmessage.AResource{A: ip.As4()}})
-		case ip.Is6() && q.Type == dnsmessage.TypeAAAA:
-			m.Answers = append(m.Answers, dnsmessage.Resource{Header: h, Body: &dnsmessage.AAAAResource{AAAA: ip.As16()}})
-		}
-	}
-	if q.Type == dnsmessage.TypeA { // both kinds are asked for at each look-up
-		n.asked[name] = true
-		if len(answers) > 1 {
-			n.zone[name] = answers[1:]
-		}
-	}
-	packed, err := m.Pack()
-	if err != nil {
-		panic(err)
-	}
-	return packed
-}
 
 // told are the refusals that an Egress tells of.
 type told struct {
@@ -225,7 +152,7 @@ func TestNoSpellingLeadsToWhereNobodyGoes(t *testing.T) {
 	for _, s := range []string{"2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "169.16689662", "metadata.google.internal", "169.254.169.254.nip.example", "1"} {
 		zone[s] = []string{"169.254.169.254 fe80::a9fe:a9fe"}
 	}
-	dns, l := nameServer(t, zone), new(told)
+	dns, l := networktest.NewNames(t, zone), new(told)
 	e := NewEgress(onLoopback(EgressOptions{Resolver: dns.Resolver, Refused: l.add}))
 	for _, url := range []string{
 		"https://169.254.169.254/latest", "https://169.254.169.254./", "https://[::ffff:169.254.169.254]/", "https://[::ffff:a9fe:a9fe]/", "https://[64:ff9b::a9fe:a9fe]/",
@@ -260,7 +187,7 @@ func TestANameThatMovesInsideIsNotFollowed(t *testing.T) {
 	here := httptest.NewServer(http.NotFoundHandler())
 	defer here.Close()
 	_, port, _ := net.SplitHostPort(here.Listener.Addr().String())
-	dns := nameServer(t, map[string][]string{
+	dns := networktest.NewNames(t, map[string][]string{
 		"rebinds.example": {"203.0.113.7", "127.0.0.1"}, "metadata.example": {"203.0.113.7", "169.254.169.254"}, "inner.example": {"127.0.0.1"},
 		"both.example": {"169.254.169.254 127.0.0.1"}, "outer.example": {"203.0.113.7"},
 	})
@@ -415,7 +342,7 @@ func TestOnlyWhoProvesWhoItIsIsSpokenTo(t *testing.T) {
 	answer := func(http.ResponseWriter, *http.Request) { asked.Add(1) }
 	s, roots := secure(t, answer)
 	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
-	dns := nameServer(t, map[string][]string{"example.com": {"127.0.0.1"}, "other.test": {"127.0.0.1"}})
+	dns := networktest.NewNames(t, map[string][]string{"example.com": {"127.0.0.1"}, "other.test": {"127.0.0.1"}})
 	old := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}
 	old.Config.ErrorLog = log.New(io.Discard, "", 0)
