@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"breakwater/network"
 )
 
 // configured is the configuration of a file and flags.
@@ -224,6 +226,66 @@ func TestAnAuthorityElsewhereIsAskedOnlyAsItWasAgreed(t *testing.T) {
 	} {
 		if _, err := configured(t, text); err == nil {
 			t.Errorf("%s: accepted", text)
+		}
+	}
+}
+
+func TestTheHardenedProfileRefusesWhatItsOperatorWouldRegret(t *testing.T) {
+	const whole = "profile: hardened\nlisten: 192.0.2.1:8443\nlisteners: [{name: inner, address: \"%eth1:8443\"}, {name: socket, address: \"unix:/run/s\"}]\nproxies: {forwarded: [10.0.0.0/8]}\n"
+	c, err := configured(t, whole)
+	if err != nil || !c.tls13() {
+		t.Fatalf("%v, %v", c, err)
+	}
+	if _, err := configured(t, "profile: hardened\n"); err != nil {
+		t.Errorf("the defaults are refused: %v", err)
+	}
+	for text, says := range map[string]string{
+		"profile: paranoid\n":                                          "profile: hardened",
+		"profile: hardened\nlisten: :8443\n":                           "listen:",
+		"profile: hardened\nlisten: 0.0.0.0:8443\n":                    "listen:",
+		"profile: hardened\nlisten: \"[::]:8443\"\n":                   "listen:",
+		"profile: hardened\nlisten: \"[::ffff:0.0.0.0]:8443\"\n":       "listen:",
+		"profile: hardened\nlisten: 0:8443\n":                          "listen:",
+		"profile: hardened\nops: 0.0.0.0:8444\n":                       "ops:",
+		"profile: hardened\nlisteners: [{name: a, address: \":1\"}]\n": "a:",
+		"profile: hardened\ntls: {minimum: \"1.2\"}\n":                 "tls.minimum",
+		"profile: hardened\nproxies: {forwarded: [0.0.0.0/0]}\n":       "proxies:",
+		"profile: hardened\nproxies: {protocol: [128.0.0.0/1]}\n":      "proxies:",
+		"profile: hardened\nproxies: {forwarded: [\"::/0\"]}\n":        "proxies:",
+		"profile: hardened\nmanagedIdentity: {listen: \"127.0.0.1:1\", identities: [/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/a]}\n": "managedIdentity:",
+	} {
+		if _, err := configured(t, text); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
+		}
+		if without := strings.Replace(text, "profile: hardened\n", "", 1); without != text {
+			if _, err := configured(t, without); err != nil {
+				t.Errorf("%q, without the profile: %v", without, err)
+			}
+		}
+	}
+}
+
+func TestSourcesAreForWhatTheServerConnectsFor(t *testing.T) {
+	c, err := configured(t, "egress: {sources: {database: 10.0.0.5, key: eth1, peer: \"10.0.0.5%eth1\"}}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p, want := range map[network.Purpose]string{network.ForDatabase: "10.0.0.5", network.ForKey: "eth1", network.ForPeer: "10.0.0.5%eth1"} {
+		if got := c.Egress.Sources[p]; got.String() != want {
+			t.Errorf("%s leaves by %v, want %s", p, got, want)
+		}
+	}
+	for text, says := range map[string]string{
+		"egress: {sources: {databse: eth1}}":              `"databse"`,
+		"egress: {sources: {database: 10.0.0.0/8}}":       "10.0.0.0/8",
+		"egress: {sources: {database: 0.0.0.0}}":          "0.0.0.0",
+		"egress: {sources: {database: \"fe80::1\"}}":      "fe80::1",
+		"egress: {sources: {database: \"\"}}":             "ADDRESS",
+		"egress: {sources: {database: averylongname12}}":  "",
+		"egress: {sources: {database: averylongname123}}": "averylongname123",
+	} {
+		if _, err := configured(t, text); (err != nil) != (says != "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,8 +22,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sys/unix"
 
+	"breakwater/db/dbtest"
 	"breakwater/identity/identitytest"
 	"breakwater/ledger"
 	"breakwater/network/networktest"
@@ -207,12 +210,12 @@ func attackByIssuers(t *testing.T) {
 		}
 	}
 	var asking sync.WaitGroup
-	for name, url := range issuers {
-		body, _ := json.Marshal(map[string]any{"properties": map[string]any{"issuer": url, "audiences": []string{"registry"}, "principalType": "ServicePrincipal", "caCertificates": w.ca, "status": "enabled"}})
+	for name, issuer := range issuers {
+		body, _ := json.Marshal(map[string]any{"properties": map[string]any{"issuer": issuer, "audiences": []string{"registry"}, "principalType": "ServicePrincipal", "caCertificates": w.ca, "status": "enabled"}})
 		s.command("rest", "--method", "put", "/providers/Breakwater.Identity/issuers/"+name, "--body", string(body))
 		asking.Go(func() {
 			now := time.Now().Unix()
-			token := key.Sign(map[string]any{"alg": "ES256", "kid": "key", "typ": "JWT"}, map[string]any{"iss": url, "sub": "pod", "aud": "registry", "iat": now, "exp": now + 600})
+			token := key.Sign(map[string]any{"alg": "ES256", "kid": "key", "typ": "JWT"}, map[string]any{"iss": issuer, "sub": "pod", "aud": "registry", "iat": now, "exp": now + 600})
 			start := time.Now()
 			want := http.StatusServiceUnavailable
 			if name == "good" || name == "both" {
@@ -376,4 +379,63 @@ func (s *startedServer) ask(user, password string) int {
 	}
 	a.Body.Close()
 	return a.StatusCode
+}
+
+// The database is reached by its name and from where the configuration says, and in the
+// hardened profile not at all unless it proves who it is.
+func TestTheDatabaseIsReachedByItsSource(t *testing.T) {
+	real, err := pgconn.ParseConfig(dbtest.PostgresURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var connections sync.WaitGroup
+	var served atomic.Int32
+	connections.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if from := c.RemoteAddr().String(); !strings.HasPrefix(from, "127.0.0.67:") {
+				t.Errorf("the database was reached from %s", from)
+			}
+			served.Add(1)
+			connections.Go(func() {
+				defer c.Close()
+				kind, address := pgconn.NetworkAddress(real.Host, real.Port)
+				to, err := net.Dial(kind, address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer to.Close()
+				connections.Go(func() { io.Copy(to, c); to.Close() })
+				io.Copy(c, to)
+			})
+		}
+	})
+	t.Cleanup(func() { l.Close(); connections.Wait() })
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(real.User, real.Password), Host: "localhost:" + port, Path: "/" + real.Database, RawQuery: "sslmode=disable"}
+
+	dir := t.TempDir()
+	s := startServer(t, dir, fmt.Sprintf("database: %q\negress: {sources: {database: 127.0.0.67}}\n", u.String()))
+	if got := s.ask(s.owner.Username, s.owner.Password); got != http.StatusOK {
+		t.Errorf("the owner is answered %d", got)
+	}
+	if served.Load() == 0 {
+		t.Error("nobody came to the database by its address")
+	}
+
+	c := s.binary("serve", "--data", filepath.Join(dir, "other"), "--listen", "localhost:0", "--database", u.String(), "--config", "hardened.yaml")
+	if err := os.WriteFile(filepath.Join(dir, "hardened.yaml"), []byte("profile: hardened\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := c.CombinedOutput(); err == nil || !strings.Contains(string(out), "sslmode=verify-full") {
+		t.Errorf("%v: %s", err, out)
+	}
 }

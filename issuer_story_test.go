@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"time"
 
@@ -26,6 +27,8 @@ type storyIssuer struct {
 //	issuer machine NAME AUDIENCE                       an application signs in: TOKEN
 //	issuer workload NAME NAMESPACE ACCOUNT AUDIENCE    what a pod of Kubernetes finds: TOKEN
 //	issuer job NAME REPOSITORY REF AUDIENCE            what a job of GitHub finds: TOKEN
+//	issuer claims NAME JSON                            a token that says this, and more that a workload's says: TOKEN
+//	issuer redirect NAME URL                           it answers each question with another place to ask
 //	issuer roll|swap NAME                              a new key signs; the one before is still believed, or not
 //	issuer close NAME                                  it answers no more
 func issuer(ts *testscript.TestScript, _ bool, args []string) {
@@ -54,6 +57,15 @@ func issuer(ts *testscript.TestScript, _ bool, args []string) {
 		token = i.issuer.Workload(more[0], more[1], more[2])
 	case "job":
 		token = i.issuer.Job(more[0], more[1], more[2])
+	case "claims":
+		var claims map[string]any
+		ts.Check(json.Unmarshal([]byte(more[0]), &claims))
+		token = i.issuer.Token(i.issuer.Claims(claims))
+	case "redirect":
+		i.issuer.Answer(func(w http.ResponseWriter, r *http.Request) bool {
+			http.Redirect(w, r, more[0], http.StatusFound)
+			return true
+		})
 	case "roll":
 		i.provider.Roll()
 	case "swap":

@@ -184,8 +184,10 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	cmd := exec.Command(binary, append(args, flags...)...)
 	cmd.Args[0] = "breakwater" // which the test binary takes as its name
 	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
-	if mode := ts.Getenv("GODEBUG"); mode != "" {
-		cmd.Env = append(cmd.Env, "GODEBUG="+mode)
+	for _, name := range []string{"GODEBUG", "HTTPS_PROXY"} {
+		if value := ts.Getenv(name); value != "" {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
 	}
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Stderr, cmd.Stdout = log, log
@@ -195,7 +197,7 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 
 	deadline := time.Now().Add(60 * time.Second)
 	for {
-		response, err := http.Get("http://" + ts.Getenv("OPS") + "/readyz")
+		response, err := ready(ts.Getenv("OPS"))
 		if err == nil {
 			response.Body.Close()
 			if response.StatusCode == http.StatusOK {
@@ -219,6 +221,17 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	ts.Setenv("PASSWORD", owner.Password)
 	ts.Setenv("OWNER", owner.Username+":"+owner.Password)
 	ts.Setenv("CA", owner.CAFile)
+}
+
+// ready asks the operator's listener, which speaks clear text or TLS.
+func ready(at string) (*http.Response, error) {
+	response, err := http.Get("http://" + at + "/readyz")
+	if err != nil || response.StatusCode != http.StatusBadRequest {
+		return response, err
+	}
+	response.Body.Close()
+	c := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	return c.Get("https://" + at + "/readyz")
 }
 
 // crash kills the server with signal 9.

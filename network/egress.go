@@ -132,10 +132,11 @@ func destination(s string) string {
 		s = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme]))
 	}
 	host, port, err := net.SplitHostPort(s)
+	host = strings.TrimRight(strings.ToLower(host), ".")
 	if err != nil || host == "" || port == "" {
 		return ""
 	}
-	return net.JoinHostPort(strings.TrimSuffix(strings.ToLower(host), "."), port)
+	return net.JoinHostPort(host, port)
 }
 
 func (w *Way) declares(address string) bool {

@@ -128,7 +128,7 @@ func TestADestinationIsItsHostAndPort(t *testing.T) {
 }
 
 func FuzzDestination(f *testing.F) {
-	for _, s := range []string{"https://user:secret@host:1/path?query=secret", "https://[::1%25a]:1", "host.:1", "://", "https://%zz", "a://b@c@d:1"} {
+	for _, s := range []string{"https://user:secret@host:1/path?query=secret", "https://[::1%25a]:1", "host.:1", "://", "https://%zz", "a://b@c@d:1", ".:0", "a..:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -112,3 +112,22 @@ func TestWhatIsDialledLeavesFromItsSource(t *testing.T) {
 		t.Error("it left by another interface than the one that was named")
 	}
 }
+
+func FuzzSource(f *testing.F) {
+	for _, s := range []string{"eth0", "10.0.0.5", "10.0.0.5%eth0", "fe80::1%eth0", "::ffff:10.0.0.5", "%", "0.0.0.0", "a%b%c", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		source, err := ParseSource(s)
+		if err != nil {
+			return
+		}
+		if source == (Source{}) {
+			t.Fatalf("%q leaves it to the routes", s)
+		}
+		if again, err := ParseSource(source.String()); err != nil || again != source {
+			t.Fatalf("%q was read as %v and then as %v, %v", s, source, again, err)
+		}
+		_ = source.Here()
+	})
+}
