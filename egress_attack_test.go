@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -131,7 +132,13 @@ func attackByIssuers(t *testing.T) {
 	for _, name := range []string{"good", "names-inner", "names-metadata", "names-mapped", "redirects", "redirects-inner", "drips", "endless"} {
 		zone[name+".example"] = []string{outside}
 	}
-	dns, err := networktest.OpenNames("127.0.0.1:53", zone)
+	issuers := map[string]string{"decimal": "https://2852039166", "by-number": "https://169.254.169.254"}
+	for name := range zone {
+		if name, ok := strings.CutSuffix(name, ".example"); ok && name != "inner" {
+			issuers[name] = "https://" + name + ".example"
+		}
+	}
+	dns, err := networktest.OpenNames("127.0.0.1:53", maps.Clone(zone))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,12 +210,6 @@ func attackByIssuers(t *testing.T) {
 	defer proxy.Close()
 	s := startServer(t, w.dir, "egress: {sources: {issuer: 203.0.113.66}}", "HTTPS_PROXY="+proxy.URL, "https_proxy="+proxy.URL, "HTTP_PROXY="+proxy.URL, "ALL_PROXY="+proxy.URL)
 
-	issuers := map[string]string{"decimal": "https://2852039166", "by-number": "https://169.254.169.254"}
-	for name := range zone {
-		if name, ok := strings.CutSuffix(name, ".example"); ok && name != "inner" {
-			issuers[name] = "https://" + name + ".example"
-		}
-	}
 	var asking sync.WaitGroup
 	for name, issuer := range issuers {
 		body, _ := json.Marshal(map[string]any{"properties": map[string]any{"issuer": issuer, "audiences": []string{"registry"}, "principalType": "ServicePrincipal", "caCertificates": w.ca, "status": "enabled"}})
