@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"breakwater/access"
 )
 
 // A courier fetches what it is sent for from one of this machine's addresses, and goes
@@ -361,5 +363,34 @@ func TestWithoutADomainThereIsNoDataEndpoint(t *testing.T) {
 	}
 	if _, text := d.ask("GET", d.id, ""); !strings.Contains(text, `"dataEndpointEnabled":false`) || !strings.Contains(text, `"dataEndpointHostNames":[]`) {
 		t.Error(text)
+	}
+}
+
+// Azure's SDK for Go follows as it is.
+func TestAzuresBlobClientPullsFromADataEndpoint(t *testing.T) {
+	s := openStreet(t)
+	id, err := s.owner.registry(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.dataEndpoint(id, true)
+	_, blob := s.image(s.owner.Registry, "team/api", "bytes for the SDK", s.login())
+	owner := *s.owner
+	owner.http = s.client
+	d := &desk{t: t, client: &owner, id: id}
+	c := d.clients(d.sdkCredential("puller", access.PullRole))
+	whole, err := c.blobs.GetBlob(t.Context(), "team/api", blob, nil)
+	d.is(err, 0, "")
+	if text, err := io.ReadAll(whole.BlobData); err != nil || string(text) != "bytes for the SDK" {
+		t.Errorf("%q, %v", text, err)
+	}
+	part, err := c.blobs.GetChunk(t.Context(), "team/api", blob, "bytes=6-8", nil)
+	d.is(err, 0, "")
+	if text, err := io.ReadAll(part.ChunkData); err != nil || string(text) != "for" {
+		t.Errorf("%q, %v", text, err)
+	}
+	_, text := s.want(200, s.owner.Registry, "GET", "/providers/Breakwater.Ledger/events?$top=1000", "", s.login())
+	if n := strings.Count(text, `"host":"`+s.host("breakwater.local.data")); n != 2 {
+		t.Errorf("the data endpoint served %d requests", n)
 	}
 }
