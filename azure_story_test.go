@@ -29,7 +29,7 @@ func names(ts *testscript.TestScript, _ bool, names []string) {
 		text += "127.0.0.1 localhost\n"
 	}
 	ts.Check(os.WriteFile(hosts, []byte(text), 0o600))
-	for _, client := range []string{"az", "skopeo", "crane", "oras", "podman", "curl", "breakwater"} {
+	for _, client := range []string{"az", "skopeo", "crane", "oras", "podman", "regctl", "ctr", "curl", "breakwater"} {
 		for _, dir := range filepath.SplitList(ts.Getenv("PATH")) {
 			path := filepath.Join(dir, client)
 			if _, err := os.Stat(path); err != nil || dir == bin {

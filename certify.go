@@ -90,7 +90,8 @@ func (h *house) certify(c *config, shown *transit.ACME) error {
 	})
 }
 
-// publicNames are those of the configuration and of the registries that there are.
+// publicNames are those of the configuration, and of the registries that there are with
+// their data endpoints.
 func (h *house) publicNames(ctx context.Context, c *config) ([]string, error) {
 	names := append([]string{c.host()}, c.TLS.Names...)
 	if c.Domain == "" {
@@ -105,6 +106,10 @@ func (h *house) publicNames(ctx context.Context, c *config) ([]string, error) {
 		}
 		for _, r := range some {
 			names, after = append(names, strings.ToLower(r.Name+"."+c.Domain)), r.ID
+			if r.DataHost != "" {
+				host, _, _ := strings.Cut(r.DataHost, ":")
+				names = append(names, host)
+			}
 		}
 	}
 }

@@ -19,13 +19,14 @@ type street struct {
 	owner  *client
 	port   string
 	client *http.Client
+	log    string // file
 }
 
 const streetDomain = "registries.test"
 
-func openStreet(t *testing.T) *street {
+func openStreet(t *testing.T, flags ...string) *street {
 	t.Helper()
-	p := newPatient(t, filepath.Join(t.TempDir(), "data"), "--domain", streetDomain)
+	p := newPatient(t, filepath.Join(t.TempDir(), "data"), append(flags, "--domain", streetDomain)...)
 	p.start()
 	c, err := dial(filepath.Join(p.data, "owner.json"))
 	if err != nil {
@@ -37,7 +38,7 @@ func openStreet(t *testing.T) *street {
 		return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+port)
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &street{t, c, port, &http.Client{Transport: transport}}
+	return &street{t, c, port, &http.Client{Transport: transport}, p.log.Name()}
 }
 
 // host is the registry's, with the port.

@@ -149,7 +149,7 @@ func TestEveryRoleMayDoWhatAzureSaysAndNoMore(t *testing.T) {
 		}
 		for i, role := range roles {
 			for _, at := range routes {
-				if at.Action == "" {
+				if at.Action == "" || strings.HasPrefix(at.Path, "https://") { // there a ticket counts, of who had the right
 					continue
 				}
 				word := word(at.Action)

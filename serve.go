@@ -83,23 +83,23 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	defer starting.Close()
 
 	// Addresses come first: if one is taken, nothing has been made yet.
-	certificate, elsewhere, ca, err := certificate(c, log)
+	papers, err := identification(c, log)
 	if err != nil {
 		return err
 	}
-	listener, err := listen(ctx, c, mainListener, c.Listen, certificate, log)
+	listener, err := listen(ctx, c, mainListener, c.Listen, papers.shown, log)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer listener.Close()
-	others, err := listenOthers(ctx, c, certificate, log)
+	others, err := listenOthers(ctx, c, papers.shown, log)
 	if err != nil {
 		return fmt.Errorf("listeners: %w", err)
 	}
 	defer closeAll(others)
 	host := c.public(listener.Port())
-	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: ca}
-	opsListener, err := listenOps(ctx, c, certificate, listener.Port(), log)
+	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: papers.ca}
+	opsListener, err := listenOps(ctx, c, papers.shown, listener.Port(), log)
 	if err != nil {
 		return fmt.Errorf("ops: %w", err)
 	}
@@ -119,7 +119,7 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	}
 	o := newOps(append(others, listener))
 
-	h, err := build(ctx, c, host, certificate, log, o.metrics)
+	h, err := build(ctx, c, host, papers, log, o.metrics)
 	if err != nil {
 		return err
 	}
@@ -130,8 +130,11 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if err := h.private(ctx, c, others, log); err != nil {
 		return err
 	}
-	if elsewhere != nil {
-		if err := h.certify(c, elsewhere); err != nil {
+	if papers.learned != nil {
+		papers.learned.Open(h.isDataEndpoint)
+	}
+	if papers.acme != nil {
+		if err := h.certify(c, papers.acme); err != nil {
 			return fmt.Errorf("tls.acme: %w", err)
 		}
 	}
@@ -163,9 +166,9 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
 		return nil
 	})
-	if elsewhere != nil {
+	if papers.acme != nil {
 		work.Go(func() error {
-			h.ledger.Lead(run, "certificates", 2*time.Second, elsewhere.Order)
+			h.ledger.Lead(run, "certificates", 2*time.Second, papers.acme.Order)
 			return nil
 		})
 	}
@@ -177,30 +180,44 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	return work.Wait()
 }
 
-// certificate is what the server shows, and the file of the own authority if the
-// owner has to trust that. An ACME is still to be opened; nil for none.
-func certificate(c *config, log *slog.Logger) (shown transit.Certificate, elsewhere *transit.ACME, ca string, err error) {
+// papers are what the server proves with that it is who clients call.
+type papers struct {
+	shown   transit.Certificate
+	learned *transit.Learned // for names that the database has; nil for none
+	acme    *transit.ACME    // an authority elsewhere; nil for none
+	ca      string           // file of the own authority, if the owner has to trust that
+
+	// believed reports whether clients believe what is shown for a name; nil is always.
+	believed func(ctx context.Context, name string) bool
+}
+
+// identification is what the configuration says of the server's papers. What the
+// database has to do with them is still to be opened.
+func identification(c *config, log *slog.Logger) (p papers, err error) {
 	if c.TLS.Certificate != "" {
-		shown, err = transit.Files(c.TLS.Certificate, c.TLS.Key, log)
-		return shown, nil, "", err
+		p.shown, err = transit.Files(c.TLS.Certificate, c.TLS.Key, log)
+		p.believed = func(_ context.Context, name string) bool { return p.shown.Names(name) }
+		return p, err
 	}
 	authority, err := transit.OpenAuthority(filepath.Join(c.Data, "tls"))
 	if err != nil {
-		return nil, nil, "", err
+		return p, err
 	}
 	if left := time.Until(authority.Until()); left < 365*24*time.Hour {
 		log.Warn("clients will soon stop trusting the own authority: give the server another certificate, or remove the directory and have clients trust the new one",
 			"file", authority.File(), "until", authority.Until())
 	}
-	shown = authority.Certificate(c.names()...)
+	p.learned = authority.Learning(authority.Certificate(c.names()...))
+	p.shown, p.ca = p.learned.Certificate, authority.File()
 	if c.TLS.ACME.Directory == "" {
-		return shown, nil, authority.File(), nil
+		return p, nil
 	}
-	elsewhere = transit.NewACME(shown)
+	p.acme = transit.NewACME(p.shown)
+	p.shown, p.believed = p.acme.Certificate, p.acme.Shows
 	if transit.Certifiable(c.host()) {
-		return elsewhere.Certificate, elsewhere, "", nil
+		p.ca = ""
 	}
-	return elsewhere.Certificate, elsewhere, authority.File(), nil
+	return p, nil
 }
 
 func listen(ctx context.Context, c *config, name, address string, shown transit.Certificate, log *slog.Logger) (*transit.Listener, error) {

@@ -22,7 +22,7 @@ func surfaceCommand() *cobra.Command {
 		}
 		var rows []row
 		h := new(house)
-		for _, a := range append(h.surfaces(), api{nil, h.host()}) {
+		for _, a := range append(h.surfaces(), api{nil, h.data()}, api{nil, h.host()}) {
 			for _, r := range a.Routes() {
 				rows = append(rows, row{r.Method, r.Pattern, r.Operation, string(r.Action)})
 			}

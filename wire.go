@@ -57,9 +57,9 @@ type house struct {
 }
 
 // build opens the rooms from the ground up. host is what clients call the
-// server, with its port, and shown the certificate that they see. What it opened before an error is closed again.
-func build(ctx context.Context, c *config, host string, shown transit.Certificate, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
-	h := &house{server: "https://" + host, domain: c.domain(host), shown: shown}
+// server, with its port, and shown what they see that proves it. What it opened before an error is closed again.
+func build(ctx context.Context, c *config, host string, shown papers, log *slog.Logger, metrics prometheus.Registerer) (_ *house, err error) {
+	h := &house{server: "https://" + host, domain: c.domain(host), shown: shown.shown}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -103,7 +103,7 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	h.documents = resource.New(h.db)
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{
-		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"),
+		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"), Tickets: h.platform.Derive("data-tickets"),
 		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]), Host: c.workloads(h.platform), Egress: h.egress,
 	})
 	if err != nil {
@@ -114,7 +114,7 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	h.settings = &setting.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger}
 	h.registries = registry.New(registry.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access,
-		Default: registryName, Host: host, Domain: h.domain,
+		Default: registryName, Host: host, Domain: h.domain, Shown: shown.believed,
 	})
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.gate = gate.New(gate.Options{
@@ -157,7 +157,7 @@ func below(prefix string) func(string) bool {
 func (h *house) surfaces() []api {
 	issuer := authority.New(authority.Options{Identity: h.identity, Registries: h.registries, Named: h.shown.Names, Key: h.derive("sign-in")})
 	return []api{
-		{below("/v2"), &oci.API{Content: h.content, Registries: h.registries}},
+		{below("/v2"), &oci.API{Content: h.content, Registries: h.registries, Identity: h.identity}},
 		{acr.Serves, &acr.API{Identity: h.identity, Registries: h.registries, Content: h.content}},
 		{issuer.Serves, issuer},
 		{below(graph.Root), &graph.API{Directory: h.directory, Identity: h.identity}},
@@ -185,6 +185,15 @@ func (h *house) host() gate.Surface {
 	return &authority.Host{Identity: h.identity, Registries: h.registries, Server: h.server}
 }
 
+// data is what dedicated data endpoints serve, which are hosts of their own.
+func (h *house) data() gate.Surface { return &oci.Data{Content: h.content} }
+
+// isDataEndpoint reports whether a registry has its data endpoint at the host.
+func (h *house) isDataEndpoint(ctx context.Context, host string) bool {
+	_, err := h.registries.ByDataHost(ctx, host)
+	return err == nil
+}
+
 // handler is what the registry's listener serves. There is one path that does
 // not lead to the door: whether somebody is at home.
 func (h *house) handler() http.Handler {
@@ -196,7 +205,12 @@ func (h *house) handler() http.Handler {
 	for _, a := range h.surfaces() {
 		entries = append(entries, entry{a.serves, h.gate.Serve(a)})
 	}
+	data := h.gate.Serve(h.data())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.registries.IsDataHost(r.Host) {
+			data.ServeHTTP(w, r)
+			return
+		}
 		if r.URL.Path == "/healthz" {
 			healthy(w, r)
 			return

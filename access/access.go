@@ -16,6 +16,7 @@ import (
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/ledger"
+	"breakwater/network"
 	"breakwater/ref"
 	"breakwater/resource"
 )
@@ -253,6 +254,15 @@ func (g Grant) Principal() identity.Principal {
 		return identity.Principal{}
 	}
 	return g.in.principal
+}
+
+// Origin is where the caller is.
+func (g Grant) Origin() network.Origin {
+	if g.in == nil {
+		return network.Origin{}
+	}
+	f := g.in.call.From
+	return network.Origin{Addr: f.Address, Listener: f.Listener, Endpoint: f.Endpoint, Told: f.Told}
 }
 
 // Event starts an event about what the caller did: who, from where, in which

@@ -110,11 +110,11 @@ func viewOf(r *registry.Registry, tenant string) registryView {
 		LoginServer: r.LoginServer, CreationDate: r.System.CreatedAt, ProvisioningState: succeeded,
 		DataEndpoints: []string{}, Connections: []view{},
 	}
-	if p.DataEndpointEnabled {
-		v.DataEndpoints = []string{r.LoginServer}
+	if r.DataHost != "" {
+		v.DataEndpoints = []string{r.DataHost}
 	}
-	if message := p.Unmet(); message != "" {
-		v.Status = map[string]any{"displayStatus": "NotAllOffered", "message": message, "timestamp": r.System.LastModifiedAt}
+	if r.Missing != "" {
+		v.Status = map[string]any{"displayStatus": "NotAllOffered", "message": r.Missing, "timestamp": r.System.LastModifiedAt}
 	}
 	var connections []view
 	for _, c := range r.Connections {

@@ -138,7 +138,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 	}
 	// Who may come in is decided as of one moment.
 	now := g.o.Documents.Pin(ctx)
-	if v.registry, err = g.o.Registries.ByHost(now, r.Host); err != nil {
+	if v.registry, err = g.called(now, v.call.Plane, r.Host); err != nil {
 		return g.stranger(v, err)
 	}
 	if v.about = v.registry; v.call.Registry != "" {
@@ -146,7 +146,7 @@ func (g *Gate) pass(s Surface, v *visit, r *http.Request) error {
 			return err
 		}
 	}
-	if v.call.Plane == identity.ContentPlane {
+	if v.call.Plane == identity.ContentPlane || v.call.Plane == identity.DataPlane {
 		verdict := v.registry.Reach(v.origin)
 		if !verdict.Allowed && !verdict.Bypass {
 			return g.shut(v, verdict)

@@ -64,7 +64,8 @@ type Call struct {
 	// proven at the host's.
 	Registry ref.ID
 	// Plane is the API that is called. The registry's network rules are for its
-	// content alone, or their owner could not correct them.
+	// content alone, or their owner could not correct them. Hosts of the DataPlane are
+	// no others' and the other way round.
 	Plane identity.Plane
 	// Credentials are those of the body, if that is where the dialect puts them; nil
 	// takes those of the header.

@@ -7,8 +7,19 @@ import (
 	"net/http"
 
 	"breakwater/fault"
+	"breakwater/identity"
 	"breakwater/network"
+	"breakwater/registry"
 )
+
+// called is the registry that a host means at a plane: no name means one as a login
+// server and as a data endpoint.
+func (g *Gate) called(ctx context.Context, at identity.Plane, host string) (*registry.Registry, error) {
+	if at == identity.DataPlane {
+		return g.o.Registries.ByDataHost(ctx, host)
+	}
+	return g.o.Registries.ByHost(ctx, host)
+}
 
 // trusted reports whether the caller has proven to be one of the services that no
 // network rule of the registry has to name.
@@ -40,14 +51,14 @@ func (g *Gate) distrust(v *visit, because error) error {
 // before it moves again.
 func (g *Gate) watch(ctx context.Context, v *visit, r *http.Request) {
 	still := func() error {
-		is, err := g.o.Registries.ByHost(ctx, r.Host)
+		is, err := g.called(ctx, v.call.Plane, r.Host)
 		switch {
 		case ctx.Err() != nil:
 			return err
 		case err != nil && fault.Of(err) != fault.NotFound:
 			return err
 		case err != nil || is.UID != v.registry.UID:
-			return network.Refused(v.origin).(*fault.Error).Because(errors.New("the registry was deleted"))
+			return network.Refused(v.origin).(*fault.Error).Because(errors.New("the registry is not at this host any more"))
 		}
 		verdict := is.Reach(v.origin)
 		if verdict.Allowed || verdict.Bypass && v.principal.Proven() && is.Trusts(v.principal.ID) {

@@ -42,6 +42,7 @@ const (
 	DeviceCode               // RFC 8628
 	ExternalCode             // of an external issuer, by which a browser comes back from there
 	HostIdentity             // nothing but the listener: a managed identity of this host
+	Ticket                   // by which the login server sent somebody to the data endpoint
 )
 
 // Credentials are what a caller shows. The zero Credentials are nothing.
@@ -54,6 +55,7 @@ type Credentials struct {
 	Nonce    string   // that the id token of an ExternalCode must have
 	Audience []string // who an assertion may be for: the URLs of the token endpoint that was asked
 	Resource string   // what a token is wanted for: a client shows an assertion once for each
+	Parcel   Parcel   // that a ticket is shown for
 }
 
 // None reports whether nothing was shown.

@@ -86,6 +86,7 @@ const (
 	ContentPlane   Plane = iota // /v2/ and the registry's token endpoint
 	ControlPlane                // resources
 	AuthorityPlane              // the token issuer
+	DataPlane                   // dedicated data endpoints: one blob for a ticket
 )
 
 // ThisServer is the process itself: who did what nobody asked for.

@@ -26,6 +26,7 @@ type Options struct {
 	Vault     keys.Vault      // wraps the private signing keys
 	Check     []byte          // Platform.Derive("token-check"): tells our passwords from guesses
 	Host      Host            // managed identities of this machine
+	Tickets   []byte          // Platform.Derive("data-tickets"): seals tickets for data endpoints; nil for none
 	Tenant    string          // GUID for the tenant claim; "" is all zero
 	Rotate    time.Duration   // how long a signing key signs; 0 is 30 days
 	Egress    *network.Egress // how external issuers are reached; nil reaches none
@@ -199,6 +200,10 @@ func (s *Store) prove(ctx context.Context, r Realm, at Plane, c Credentials, fro
 			return s.refreshed(ctx, r, c, from)
 		case HostIdentity:
 			return s.host(ctx, r, c, from)
+		}
+	case DataPlane:
+		if c.Method == Ticket {
+			return s.ticket(ctx, r, c, from)
 		}
 	}
 	return Principal{}, refused()

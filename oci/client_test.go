@@ -32,9 +32,14 @@ func serve(t testing.TB, d *db.DB) *server {
 	t.Helper()
 	h := gatetest.Open(t, d, nil)
 	c := content.New(d, h.Objects, h.Rings, h.Ledger, h.Platform.Derive("upload-session"))
-	v2 := h.Gate.Serve(&oci.API{Content: c, Registries: h.Registries})
+	v2 := h.Gate.Serve(&oci.API{Content: c, Registries: h.Registries, Identity: h.Identity})
+	data := h.Gate.Serve(&oci.Data{Content: c})
 	token := h.Gate.Serve(&acr.API{Identity: h.Identity, Registries: h.Registries})
 	s := gatetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h.Registries.IsDataHost(r.Host) {
+			data.ServeHTTP(w, r)
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/oauth2/") {
 			token.ServeHTTP(w, r)
 			return

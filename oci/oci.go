@@ -14,6 +14,7 @@ import (
 	"breakwater/content"
 	"breakwater/fault"
 	"breakwater/gate"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/registry"
@@ -22,7 +23,8 @@ import (
 // An API answers for one server. It implements gate.Surface.
 type API struct {
 	Content    *content.Store
-	Registries *registry.Store // for the policies of the one that is pushed to
+	Registries *registry.Store // what the one that is called says: policies for pushes, a data endpoint for pulls
+	Identity   *identity.Store // makes the tickets for that
 
 	large atomic.Int32 // manifests under way that are longer than smallManifest
 }

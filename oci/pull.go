@@ -11,6 +11,7 @@ import (
 	"breakwater/access"
 	"breakwater/content"
 	"breakwater/fault"
+	"breakwater/identity"
 	"breakwater/ref"
 )
 
@@ -77,7 +78,23 @@ func (a *API) getBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q 
 	if err != nil {
 		return err
 	}
-	b, err := a.Content.Blob(r.Context(), g, q.repo, d)
+	to, err := a.elsewhere(r, g, identity.Parcel{Repository: q.repo, Digest: d})
+	if err != nil {
+		return err
+	}
+	if to != "" {
+		if _, err := a.Content.StatBlob(r.Context(), g, q.repo, d); err != nil {
+			return err
+		}
+		send(w, to, d)
+		return nil
+	}
+	return q.pull(a.Content, w, r, g, d)
+}
+
+// pull answers with the blob itself.
+func (q *request) pull(c *content.Store, w http.ResponseWriter, r *http.Request, g access.Grant, d ref.Digest) error {
+	b, err := c.Blob(r.Context(), g, q.repo, d)
 	if err != nil {
 		return err
 	}
@@ -94,7 +111,11 @@ func (a *API) headBlob(w http.ResponseWriter, r *http.Request, g access.Grant, q
 	if err != nil {
 		return err
 	}
-	b, err := a.Content.StatBlob(r.Context(), g, q.repo, d)
+	return q.head(a.Content, w, r, g, d)
+}
+
+func (q *request) head(c *content.Store, w http.ResponseWriter, r *http.Request, g access.Grant, d ref.Digest) error {
+	b, err := c.StatBlob(r.Context(), g, q.repo, d)
 	if err != nil {
 		return err
 	}

@@ -28,10 +28,10 @@ type Properties struct {
 	Identity Identity `json:"identity,omitzero"`
 }
 
-// Offers are settings that other clouds sell. They are kept, and nobody is less safe
-// because nothing depends on them here; Unmet says so.
+// Offers are settings that other clouds sell. Those that nothing here depends on are
+// kept, because nobody is less safe; Unmet says so.
 type Offers struct {
-	DataEndpointEnabled  bool   `json:"dataEndpointEnabled"`                         // content comes from the login server itself, always
+	DataEndpointEnabled  bool   `json:"dataEndpointEnabled"`                         // blobs come from a host of their own (NS-2)
 	BypassForTasks       bool   `json:"networkRuleBypassAllowedForTasks,omitempty"`  // there are no tasks
 	ZoneRedundancy       string `json:"zoneRedundancy,omitempty"`                    // Enabled or Disabled (default)
 	MetadataSearch       string `json:"metadataSearch,omitempty"`                    // Enabled or Disabled (default)
@@ -193,10 +193,10 @@ func (p Properties) Check() error {
 	return nil
 }
 
-// settle is p as it is stored in the place of was, which is nil for a new registry:
-// checked, and what the caller cannot say is as it was. A managed identity that is
+// settle is p as it is stored in the place of was, which is nil for a new registry, for
+// the one of that name at that location: checked, and what the caller cannot say is as it was. A managed identity that is
 // newly assigned must be there, and the caller must have the right to give it away.
-func (s *Store) settle(ctx context.Context, g access.Grant, was *Properties, p Properties) (_ Properties, err error) {
+func (s *Store) settle(ctx context.Context, g access.Grant, was *Properties, name, location string, p Properties) (_ Properties, err error) {
 	if err := p.Check(); err != nil {
 		return p, err
 	}
@@ -208,6 +208,11 @@ func (s *Store) settle(ctx context.Context, g access.Grant, was *Properties, p P
 		was = &Properties{}
 	} else if was.ZoneRedundancy != p.ZoneRedundancy && (was.ZoneRedundancy == network.Enabled || p.ZoneRedundancy == network.Enabled) {
 		return p, fault.New(fault.BadRequest, "zoneRedundancy is said when a registry is made, and stays")
+	}
+	if p.DataEndpointEnabled && !was.DataEndpointEnabled {
+		if err := s.dataNameable(name, location); err != nil {
+			return p, err
+		}
 	}
 	p.Policies = p.Policies.stamped(was.Policies, time.Now())
 	for id := range p.Identity.Assigned {

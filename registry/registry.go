@@ -36,6 +36,8 @@ type Registry struct {
 	UID         string // random, never reused
 	Name        string
 	LoginServer string // host[:port] that clients use; not stored, it follows the server's configuration
+	DataHost    string // … of its dedicated data endpoint; "" for none
+	Missing     string // what its settings ask for and nothing here does, in words
 	Location    string
 	Tags        map[string]string
 	Etag        string

@@ -34,6 +34,10 @@ type Options struct {
 	Default string // name of the registry that answers where no host name says another
 	Host    string // host[:port] under which the default registry is known to its clients
 	Domain  string // "example.com:8443": <name>.example.com:8443 is the registry <name>; "" for none
+
+	// Shown reports whether the server has a certificate for a host name that clients
+	// believe in; nil is for any.
+	Shown func(ctx context.Context, host string) bool
 }
 
 // A Store keeps the registries.
@@ -56,6 +60,9 @@ func (s *Store) parse(doc resource.Resource) (*Registry, error) {
 	if err := json.Unmarshal(doc.Properties, &r.Properties); err != nil {
 		return nil, fmt.Errorf("read registry %s: %w", doc.ID, err)
 	}
+	if r.DataEndpointEnabled && s.o.Domain != "" {
+		r.DataHost = dataHost(r.Name, r.Location, s.o.Domain)
+	}
 	return r, nil
 }
 
@@ -75,6 +82,7 @@ func (s *Store) read(ctx context.Context, doc resource.Resource) (*Registry, err
 		}
 		r.Identity.Assigned[id] = AssignedIdentity{c.PrincipalID, c.ClientID}
 	}
+	r.Missing = s.missing(ctx, r)
 	return r, nil
 }
 
@@ -187,6 +195,7 @@ func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, 
 		return nil, err
 	}
 	shown := *r
+	shown.Missing = s.missing(ctx, r) // which follows the server's certificate too
 	return &shown, s.connect(ctx, id, &shown)
 }
 
@@ -268,7 +277,7 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 	if err != nil {
 		return nil, err
 	}
-	if p, err = s.settle(ctx, g, nil, p); err != nil {
+	if p, err = s.settle(ctx, g, nil, id.Name(), location, p); err != nil {
 		return nil, err
 	}
 	doc := resource.Resource{ID: id, Type: Type, Holder: id.Name(), Location: location, Tags: tags, System: g.Modified()}
@@ -373,7 +382,7 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 		if err := change(r); err != nil {
 			return err
 		}
-		if r.Properties, err = s.settle(ctx, g, &was, r.Properties); err != nil {
+		if r.Properties, err = s.settle(ctx, g, &was, r.Name, r.Location, r.Properties); err != nil {
 			return err
 		}
 		doc.Tags, doc.Holder, doc.System = r.Tags, r.Name, g.Modified()

@@ -120,12 +120,32 @@ func (a *ACME) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 		}
 		return pair, err
 	}
-	if pair, err := s.shown.Get(ctx, s.Documents, name, func(ctx context.Context) (*tls.Certificate, error) {
-		return s.load(ctx, CertificateType, name)
-	}); err != nil || pair != nil && time.Now().Before(pair.Leaf.NotAfter) {
+	if pair, err := s.certified(ctx, name); err != nil || pair != nil {
 		return pair, err
 	}
 	return a.otherwise(hello)
+}
+
+// Shows reports whether who trusts the authority elsewhere believes what is shown for
+// a name. Names that it cannot know are nobody's but of those who trust ours.
+func (a *ACME) Shows(ctx context.Context, name string) bool {
+	s := a.opened.Load()
+	if s == nil || !Certifiable(name) {
+		return true
+	}
+	pair, err := s.certified(ctx, name)
+	return err == nil && pair != nil
+}
+
+// certified is the certificate for the name, while it holds; nil for none.
+func (s *acmeStore) certified(ctx context.Context, name string) (*tls.Certificate, error) {
+	pair, err := s.shown.Get(ctx, s.Documents, name, func(ctx context.Context) (*tls.Certificate, error) {
+		return s.load(ctx, CertificateType, name)
+	})
+	if pair != nil && !time.Now().Before(pair.Leaf.NotAfter) {
+		return nil, err
+	}
+	return pair, err
 }
 
 // Order asks for every certificate that is missing or has a third of its time left,

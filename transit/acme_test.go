@@ -125,9 +125,19 @@ func TestOneNodeAsksAndEveryNodeAnswersAndShows(t *testing.T) {
 		if got := show("a.registry.example"); got.Issuer.CommonName != own.cert.Subject.CommonName {
 			t.Errorf("before there is any other, %s signed", got.Issuer)
 		}
+		believed := func(names map[string]bool) {
+			t.Helper()
+			for name, want := range names {
+				if answers.Shows(t.Context(), name) != want {
+					t.Errorf("clients believe what is shown for %s: %t", name, !want)
+				}
+			}
+		}
+		believed(map[string]bool{"a.registry.example": false, "localhost": true, "192.0.2.1": true})
 		if err := asks.Order(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		believed(map[string]bool{"a.registry.example": true, "b.registry.example": true, "c.registry.example": false})
 		for _, name := range names[:2] {
 			if got := show(name); (got.VerifyHostname(name) == nil && strings.HasPrefix(got.Issuer.CommonName, "Pebble")) != Certifiable(name) {
 				t.Errorf("%s: %s signed %v", name, got.Issuer, got.DNSNames)

@@ -98,7 +98,7 @@ func (a *Authority) sign(hosts []string) (*tls.Certificate, error) {
 	}
 	now := time.Now()
 	leaf := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: hosts[0]},
+		Subject:     pkix.Name{CommonName: common(hosts[0])},
 		NotBefore:   now.Add(-skew),
 		NotAfter:    now.Add(serverLife),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
@@ -119,6 +119,15 @@ func (a *Authority) sign(hosts []string) (*tls.Certificate, error) {
 		return nil, err
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, nil
+}
+
+// common is a host as a common name, which has 64 characters at most (RFC 5280); ""
+// leaves it to the alternative names.
+func common(host string) string {
+	if len(host) > 64 {
+		return ""
+	}
+	return host
 }
 
 func (a *Authority) selfSign() ([]byte, error) {

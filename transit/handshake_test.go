@@ -1,6 +1,8 @@
 package transit
 
 import (
+	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,8 +11,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
+	"slices"
 	"testing"
 	"time"
 )
@@ -46,6 +52,89 @@ func BenchmarkHandshake(b *testing.B) {
 			}
 		}
 	}
+}
+
+// BenchmarkConnection is a new connection and one request on it, of the server's own
+// listener with a certificate of the own authority, and of net/http as it comes with the
+// same certificate; medians, in turns, so that the ratio of the rates does not depend on
+// who else is busy:
+//
+//	go test -run '^$' -bench Connection -cpu 1 ./transit
+func BenchmarkConnection(b *testing.B) {
+	a, err := OpenAuthority(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	shown := a.Learning(a.Certificate("localhost", "127.0.0.1")).Certificate
+	l, err := Listen(b.Context(), Options{Name: "front", Address: "127.0.0.1:0", TLS: Config(shown, false), Connections: 4096, PerAddress: 1024, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(b.Context())
+	served := make(chan error, 1)
+	go func() { served <- l.Serve(ctx, http.HandlerFunc(greet)) }()
+	defer func() { stop(); <-served }()
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	bare := &http.Server{Handler: http.HandlerFunc(greet), TLSConfig: &tls.Config{GetCertificate: shown}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)}
+	ended := make(chan error, 1)
+	go func() { ended <- bare.ServeTLS(inner, "", "") }()
+	defer func() { bare.Close(); <-ended }()
+
+	addresses := [2]string{l.Addr().String(), inner.Addr().String()}
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, resumed := range []bool{false, true} {
+			name := tls.VersionName(version) + "/full"
+			if resumed {
+				name = tls.VersionName(version) + "/resumed"
+			}
+			b.Run(name, func(b *testing.B) {
+				pool := x509.NewCertPool()
+				pool.AddCert(a.cert)
+				var secure [2]*tls.Config
+				var took [2][]time.Duration
+				for i := range secure {
+					secure[i] = &tls.Config{RootCAs: pool, MaxVersion: version, ServerName: "localhost"}
+					if resumed {
+						secure[i].ClientSessionCache = tls.NewLRUClientSessionCache(1)
+						askOnce(b, addresses[i], secure[i], false)
+					}
+				}
+				for b.Loop() {
+					for i := range secure {
+						start := time.Now()
+						askOnce(b, addresses[i], secure[i], resumed)
+						took[i] = append(took[i], time.Since(start))
+					}
+				}
+				median := func(of []time.Duration) float64 { slices.Sort(of); return of[len(of)/2].Seconds() }
+				b.ReportMetric(1/median(took[0]), "ours/s")
+				b.ReportMetric(1/median(took[1]), "bare/s")
+				b.ReportMetric(median(took[1])/median(took[0]), "ours/bare")
+			})
+		}
+	}
+}
+
+func askOnce(b *testing.B, address string, secure *tls.Config, resumed bool) {
+	inner, err := net.Dial("tcp", address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer inner.Close()
+	_ = inner.(*net.TCPConn).SetLinger(0)
+	_ = inner.SetDeadline(time.Now().Add(10 * time.Second))
+	c := tls.Client(inner, secure)
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+		b.Fatal(err)
+	}
+	r, err := http.ReadResponse(bufio.NewReaderSize(c, 512), nil)
+	if err != nil || r.StatusCode != http.StatusOK || c.ConnectionState().DidResume != resumed {
+		b.Fatal(r, err, c.ConnectionState().DidResume)
+	}
+	r.Body.Close()
 }
 
 func greetOnce(b *testing.B, l net.Listener, server, client *tls.Config, resumed bool) {

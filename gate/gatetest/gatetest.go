@@ -68,7 +68,8 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	h.Rings = keys.NewRings(d, h.Platform)
 	h.Identity, err = identity.New(identity.Options{
 		DB: d, Documents: h.Documents, Ledger: h.Ledger, Vault: h.Platform, Check: h.Platform.Derive("token-check"),
-		Egress: network.NewEgress(network.EgressOptions{}),
+		Egress:  network.NewEgress(network.EgressOptions{}),
+		Tickets: h.Platform.Derive("data-tickets"),
 	})
 	must(err)
 	h.Access = &access.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
