@@ -37,7 +37,8 @@ type Agent struct {
 
 	mu      sync.Mutex
 	tunnel  *yamux.Session
-	changed chan struct{} // closed when there is another tunnel
+	denied  bool          // the server's last word was that there is none
+	changed chan struct{} // closed when one of these changes
 	clients map[*client]bool
 	room    chan struct{} // has one for each of them
 }
@@ -173,6 +174,7 @@ func (a *Agent) hold(ctx context.Context, config *tls.Config) {
 				said = text
 			}
 			wait = soonest
+			a.set(nil, true)
 		}
 		if retry > 0 {
 			retry = min(retry, latest)
@@ -222,30 +224,34 @@ func (a *Agent) meet(ctx context.Context, config *tls.Config) (was answer, err e
 	defer mux.Close()
 	defer context.AfterFunc(ctx, func() { mux.Close() })()
 	a.Log.Info("link up", "server", a.Server, "registry", a.Registry, "connection", was.Connection)
-	a.set(mux)
-	defer a.set(nil)
+	a.set(mux, false)
+	defer a.set(nil, false)
 	if _, err = mux.AcceptStream(); err == nil {
 		err = errors.New("the server opened a stream, which none does")
 	}
 	return was, err
 }
 
-func (a *Agent) set(mux *yamux.Session) {
+func (a *Agent) set(mux *yamux.Session, denied bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.tunnel = mux
+	a.tunnel, a.denied = mux, denied
 	close(a.changed)
 	a.changed = make(chan struct{})
 }
 
-// open is a stream of the tunnel, which may have to come up first.
+// open is a stream of the tunnel, which may have to come up first; nobody waits for
+// an owner.
 func (a *Agent) open(ctx context.Context) (*yamux.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
 	for {
 		a.mu.Lock()
-		mux, changed := a.tunnel, a.changed
+		mux, denied, changed := a.tunnel, a.denied, a.changed
 		a.mu.Unlock()
+		if denied {
+			return nil, errors.New("the owner has not approved the link")
+		}
 		if mux != nil {
 			if mux.NumStreams() >= openMax {
 				return nil, errors.New("too many clients have gone whom the server still answers")
