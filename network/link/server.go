@@ -76,6 +76,7 @@ type Server struct {
 	tls   *tls.Config
 	lobby lobby
 	asks  pace // writes of strangers
+	comes pace // tunnels, each of which the ledger hears of twice
 	tells pace // what the ledger hears of refusals
 
 	streams chan net.Conn
@@ -105,7 +106,8 @@ func New(o Options) *Server {
 	config.DynamicRecordSizingDisabled = true
 	return &Server{
 		o: o, tls: config, lobby: lobby{all: lobbyMax, each: lobbyEach},
-		asks: pace{each: rate.Every(time.Second), burst: 8}, tells: pace{each: rate.Every(time.Minute), burst: 8},
+		asks: pace{each: rate.Every(time.Second), burst: 8}, comes: pace{each: rate.Every(time.Second), burst: 32},
+		tells:   pace{each: rate.Every(time.Minute), burst: 8},
 		streams: make(chan net.Conn), closed: make(chan struct{}), sessions: map[seat]*session{},
 	}
 }
@@ -192,9 +194,9 @@ func (s *Server) meet(ctx context.Context, c net.Conn) {
 		return
 	}
 	held := &session{server: s, standing: n.Standing, registry: h.Registry, fingerprint: f, from: from, conn: secure}
-	if !s.sit(held) {
+	if !s.comes.allow(from.Address) || !s.sit(held) {
 		s.refused.Add(1)
-		_ = send(secure, answer{Status: refused, Reason: "the server has as many links as it may", Retry: 60})
+		_ = send(secure, answer{Status: refused, Reason: "the server has as many links as it may, or they come and go too fast", Retry: 60})
 		return
 	}
 	defer s.rise(held)
