@@ -37,6 +37,7 @@ type config struct {
 	Ops    string `yaml:"ops"`    // HOST:PORT of health and metrics; autoOps, or "" for none
 	// Listeners are more addresses where the registries answer.
 	Listeners []listenerConfig `yaml:"listeners"`
+	Link      linkConfig       `yaml:"link"`
 	Database  string           `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
 	Domain    string           `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
@@ -198,11 +199,18 @@ func (c *config) check() (err error) {
 			return fmt.Errorf("egress.sources: the server connects to nobody for the purpose %q, but for %s", p, network.Purposes)
 		}
 	}
+	if err := c.Link.check(); err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
 	if err := c.harden(); err != nil {
 		return err
 	}
 	if c.Limits.Connections == 0 {
-		c.Limits.Connections = connections() / (1 + len(c.Listeners))
+		share := 1 + len(c.Listeners)
+		if c.Link.Listen != "" {
+			share++
+		}
+		c.Limits.Connections = connections() / share
 	}
 	return nil
 }
@@ -250,6 +258,9 @@ func (c *config) names() []string {
 	names = append(names, called(c.Listen)...)
 	for _, l := range c.Listeners {
 		names = append(names, called(l.Address)...)
+	}
+	if c.Link.Listen != "" {
+		names = append(names, called(c.Link.Listen)...)
 	}
 	return append(names, c.TLS.Names...)
 }

@@ -34,6 +34,9 @@ func (c *config) harden() error {
 	if c.Ops != "" && c.Ops != autoOps {
 		bound = append(bound, listenerConfig{Name: "ops", Address: c.Ops})
 	}
+	if c.Link.Listen != "" {
+		bound = append(bound, listenerConfig{Name: "link.listen", Address: c.Link.Listen})
+	}
 	for _, l := range append(bound, c.Listeners...) {
 		if at, err := transit.ParseAddress(l.Address); err != nil || at.Any() {
 			return fmt.Errorf("%s: %q is every address of this machine, which the profile %s refuses: name one, or an interface as in %%eth0:8443", l.Name, l.Address, hardened)

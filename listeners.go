@@ -42,7 +42,7 @@ func (c *config) checkListeners() error {
 	if len(c.Listeners) > maxListeners {
 		return fmt.Errorf("there are at most %d", maxListeners)
 	}
-	taken := []string{mainListener, "ops", "workloads", "link"}
+	taken := []string{mainListener, "ops", "workloads", linkListener}
 	for _, l := range c.Listeners {
 		switch {
 		case !network.ListenerName(l.Name):

@@ -104,7 +104,7 @@ and records what happens.
 			root.AddCommand(c)
 		}
 	}
-	in("server", serveCommand(), trustCommand())
+	in("server", serveCommand(), trustCommand(), linkCommand())
 	in("login", loginCommand(), logoutCommand(), whoamiCommand())
 	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand())
 	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), networkCommand())

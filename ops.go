@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"breakwater/network/link"
 	"breakwater/transit"
 )
 
@@ -22,18 +23,20 @@ import (
 type ops struct {
 	metrics *prometheus.Registry
 	house   atomic.Pointer[house] // nil while the server starts and stops
+
+	listeners []*transit.Listener
 }
 
 // newOps counts the connections of the listeners together.
 func newOps(listeners []*transit.Listener) *ops {
-	o := &ops{metrics: prometheus.NewRegistry()}
+	o := &ops{metrics: prometheus.NewRegistry(), listeners: listeners}
 	o.metrics.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "breakwater_connections", Help: "Connections that are open.",
 		}, func() (n float64) {
-			for _, l := range listeners {
+			for _, l := range o.listeners {
 				n += float64(l.Held())
 			}
 			return n
@@ -41,13 +44,27 @@ func newOps(listeners []*transit.Listener) *ops {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "breakwater_connections_refused_total", Help: "Connections that were turned away because there were too many.",
 		}, func() (n float64) {
-			for _, l := range listeners {
+			for _, l := range o.listeners {
 				n += float64(l.Refused())
 			}
 			return n
 		}),
 	)
 	return o
+}
+
+// links counts links, and what they carry with the other connections. It is called
+// before anybody asks.
+func (o *ops) links(s *link.Server, carried *transit.Listener) {
+	o.listeners = append(o.listeners, carried)
+	o.metrics.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "breakwater_links", Help: "Links that are up.",
+		}, func() float64 { return float64(s.Held()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "breakwater_links_refused_total", Help: "Times that the agent of a link was told that it is not let in.",
+		}, func() float64 { return float64(s.Refused()) }),
+	)
 }
 
 func (o *ops) handler() http.Handler {

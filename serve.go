@@ -97,6 +97,13 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		return fmt.Errorf("listeners: %w", err)
 	}
 	defer closeAll(others)
+	agents, err := listenLink(ctx, c)
+	if err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	if agents != nil {
+		defer agents.Close()
+	}
 	host := c.public(listener.Port())
 	l := login{Server: "https://" + host, Registry: host, Name: registryName, CAFile: papers.ca}
 	opsListener, err := listenOps(ctx, c, papers.shown, listener.Port(), log)
@@ -130,6 +137,13 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if err := h.private(ctx, c, others, log); err != nil {
 		return err
 	}
+	tunnels, linked, err := h.links(ctx, c, agents, log)
+	if err != nil {
+		return fmt.Errorf("link: %w", err)
+	}
+	if linked != nil {
+		o.links(tunnels, linked)
+	}
 	if papers.learned != nil {
 		papers.learned.Open(h.isDataEndpoint)
 	}
@@ -158,6 +172,14 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	})
 	for _, l := range others {
 		work.Go(func() error { return l.Serve(run, handler) })
+	}
+	if linked != nil {
+		answered, done := context.WithCancel(context.WithoutCancel(ctx))
+		work.Go(func() error {
+			defer done() // until then links hold what is under way
+			return linked.Serve(run, handler)
+		})
+		work.Go(func() error { return tunnels.Serve(answered) })
 	}
 	if workloads != nil {
 		work.Go(func() error { return workloads.Serve(run, h.gate.Serve(h.host())) })

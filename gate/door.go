@@ -277,7 +277,7 @@ func (g *Gate) identify(ctx context.Context, v *visit, r *http.Request) (err err
 // stranger charges a request that nobody answers for to its address. It returns
 // the reason err, unless that address has asked too often.
 func (g *Gate) stranger(v *visit, err error) error {
-	wait, tell, before := g.strangers.take(neighbourhood(v.origin.Addr))
+	wait, tell, before := g.strangers.take(neighbourhood(v.origin.Counted()))
 	return v.hasty(err, wait, tell, before)
 }
 

@@ -61,7 +61,7 @@ type guesser struct {
 // guess counts a wrong password and tells how long to wait if there were too
 // many.
 func (s *Store) guess(r Realm, c Credentials, from network.Origin) time.Duration {
-	return s.guesses.take(guesser{neighbourhood(from.Addr), r.UID + "\x00" + strings.ToLower(c.Name)}, guessBurst, guessEvery)
+	return s.guesses.take(guesser{neighbourhood(from.Counted()), r.UID + "\x00" + strings.ToLower(c.Name)}, guessBurst, guessEvery)
 }
 
 // A bucket is when nothing is left to the account of its key.

@@ -273,7 +273,7 @@ func ParseUserCode(typed string) string {
 // NewDevice lets a device wait. The device shows the secret, a person types the
 // other code.
 func (s *Store) NewDevice(ctx context.Context, d Device, from network.Origin) (Secret, string, error) {
-	wait := s.devices.take(neighbourhood(from.Addr), 30, 2*time.Second)
+	wait := s.devices.take(neighbourhood(from.Counted()), 30, 2*time.Second)
 	if wait == 0 { // who is refused takes nothing from the others
 		wait = s.waiting.take(struct{}{}, 1000, 100*time.Millisecond)
 	}
@@ -295,7 +295,7 @@ func (s *Store) NewDevice(ctx context.Context, d Device, from network.Origin) (S
 
 // Device is the device that a user code belongs to. Who tries codes is told to wait.
 func (s *Store) Device(ctx context.Context, typed string, from network.Origin) (Device, error) {
-	if wait := s.typing.take(neighbourhood(from.Addr), guessBurst, guessEvery); wait > 0 {
+	if wait := s.typing.take(neighbourhood(from.Counted()), guessBurst, guessEvery); wait > 0 {
 		return Device{}, fault.New(fault.TooManyRequests, "too many codes were tried from this address; wait, then try again").After(wait)
 	}
 	return s.Waiting(ctx, typed)

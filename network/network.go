@@ -6,6 +6,7 @@
 package network
 
 import (
+	"crypto/sha256"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,6 +32,18 @@ func (o Origin) String() string {
 		return "unknown"
 	}
 	return o.Addr.String()
+}
+
+// Counted is the address by which callers are counted that must not try too often.
+// The agent of a link could tell a new one each time: all that come by it are one, at
+// an address of fc00::/8, which nobody has.
+func (o Origin) Counted() netip.Addr {
+	if !o.Told {
+		return o.Addr
+	}
+	sum := sha256.Sum256([]byte(o.Endpoint.Key()))
+	sum[0] = 0xfc
+	return netip.AddrFrom16([16]byte(sum[:16]))
 }
 
 // Values of Access, as ARM spells them.

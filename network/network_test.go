@@ -359,3 +359,18 @@ func FuzzVirtualNetworkRule(f *testing.F) {
 		}
 	})
 }
+
+func TestAnAgentThatTellsManyAddressesIsOneCaller(t *testing.T) {
+	a, b := Fingerprint("aa").Endpoint(), Fingerprint("bb").Endpoint()
+	seen := map[netip.Addr]int{}
+	for _, o := range []Origin{
+		{Addr: netip.MustParseAddr("192.0.2.1"), Endpoint: a, Told: true}, {Addr: netip.MustParseAddr("2001:db8::1"), Endpoint: a, Told: true}, {Endpoint: a, Told: true},
+		{Addr: netip.MustParseAddr("192.0.2.1"), Endpoint: b, Told: true}, {Addr: netip.MustParseAddr("192.0.2.1"), Endpoint: b}, {Addr: netip.MustParseAddr("192.0.2.1")},
+	} {
+		p, _ := o.Counted().Prefix(min(64, o.Counted().BitLen()))
+		seen[p.Addr()]++
+	}
+	if len(seen) != 3 || seen[netip.MustParseAddr("192.0.2.1")] != 2 {
+		t.Errorf("%v", seen)
+	}
+}

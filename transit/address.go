@@ -109,8 +109,8 @@ func (a Address) everyHost() bool {
 	return err == nil && ip.IsUnspecified()
 }
 
-// listen binds the address.
-func (a Address) listen(ctx context.Context) (net.Listener, error) {
+// Listen binds the address.
+func (a Address) Listen(ctx context.Context) (net.Listener, error) {
 	if a.Path != "" {
 		return a.socket(ctx)
 	}

@@ -157,7 +157,7 @@ func (d *door) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		bufferLittle(accepted)
+		BufferLittle(accepted)
 		c := &conn{Conn: accepted, crowd: d.crowd}
 		if d.crowd.enter(c) {
 			return c, nil
@@ -166,9 +166,9 @@ func (d *door) Accept() (net.Conn, error) {
 	}
 }
 
-// bufferLittle has the kernel keep little of what c does not take. (Set on the
+// BufferLittle has the kernel keep little of what c does not take. (Set on the
 // listening socket it would be for MPTCP only.)
-func bufferLittle(c net.Conn) {
+func BufferLittle(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
 		return

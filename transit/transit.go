@@ -82,7 +82,7 @@ func Listen(ctx context.Context, o Options) (*Listener, error) {
 		if bad != nil {
 			return nil, bad
 		}
-		inner, err = at.listen(ctx)
+		inner, err = at.Listen(ctx)
 	}
 	if err != nil {
 		return nil, err

@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
 
 	"breakwater/network"
+	"breakwater/transit"
 )
 
 // An Agent offers a registry on an address of its own network.
@@ -27,44 +30,42 @@ type Agent struct {
 	Registry string       // that it offers, by name
 	Name     string       // what it calls itself
 	Message  string       // for the registry's owner
-	Listener net.Listener // where its neighbours knock; Run closes it
+	Listener net.Listener // where its clients knock; Run closes it
 	Log      *slog.Logger
+
+	every time.Duration // for tests: in place of keepAlive
 
 	mu      sync.Mutex
 	tunnel  *yamux.Session
-	changed chan struct{} // closed when there is another tunnel
+	denied  bool          // the server's last word was that there is none
+	changed chan struct{} // closed when one of these changes
+	clients map[*client]bool
+	room    chan struct{} // has one for each of them
 }
 
-// How an agent comes again.
+// How an agent comes again, and how it takes leave.
 const (
 	soonest  = 200 * time.Millisecond
 	latest   = 10 * time.Second
-	patient  = 10 * time.Second // how long a neighbour waits for the tunnel
+	patient  = 10 * time.Second // how long a client waits for the tunnel
 	draining = 30 * time.Second
+	quiet    = 3 * time.Second // a connection is idle that moves nothing for so long; draining ends it
+
+	// A client that takes a window's bytes more slowly than 1 KiB/s, the pace that the
+	// door asks for, is gone.
+	stall = Window / (1 << 10) * time.Second
 )
 
 // Run holds the tunnel and carries connections until ctx ends, and then those that
 // are under way for up to 30 s more.
 func (a *Agent) Run(ctx context.Context) error {
-	certificate, err := certify(a.Key)
+	defer a.Listener.Close()
+	config, err := a.config()
 	if err != nil {
 		return err
 	}
-	if !validName(a.Name) {
-		return fmt.Errorf("%q: a link's name has up to 40 lower case letters, digits and hyphens", a.Name)
-	}
-	a.changed = make(chan struct{})
-	config := &tls.Config{
-		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol}, Certificates: []tls.Certificate{certificate},
-		RootCAs: a.TLS.RootCAs, ServerName: a.TLS.ServerName, DynamicRecordSizingDisabled: true,
-	}
-	if config.ServerName == "" {
-		if config.ServerName, _, err = net.SplitHostPort(a.Server); err != nil {
-			return err
-		}
-	}
+	a.changed, a.clients, a.room = make(chan struct{}), map[*client]bool{}, make(chan struct{}, clientMax)
 	holding, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer release()
@@ -73,33 +74,77 @@ func (a *Agent) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { a.Listener.Close() })
 	defer stop()
 	var carried sync.WaitGroup
-	room := make(chan struct{}, clientMax)
+	if err := a.accept(ctx, func(c net.Conn) { carried.Go(func() { a.carry(holding, c) }) }); err != nil {
+		release()
+		carried.Wait()
+		return err
+	}
+	over, looks := time.AfterFunc(draining, release), time.NewTicker(quiet/6)
+	defer over.Stop()
+	defer looks.Stop()
+	ended := make(chan struct{})
+	wg.Go(func() {
+		defer close(ended)
+		carried.Wait()
+	})
+	for {
+		select {
+		case <-ended:
+			return nil
+		case <-looks.C:
+			a.hush()
+		}
+	}
+}
+
+// config is how the server is met, and who the agent is.
+func (a *Agent) config() (*tls.Config, error) {
+	certificate, err := certify(a.Key)
+	if err != nil {
+		return nil, err
+	}
+	if !ValidName(a.Name) {
+		return nil, fmt.Errorf("%q: a link's name has up to 40 lower case letters, digits and hyphens", a.Name)
+	}
+	if len(a.Message) > messageText || strings.ContainsFunc(a.Message, control) {
+		return nil, fmt.Errorf("a message has at most %d bytes, and no control characters", messageText)
+	}
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{protocol}, Certificates: []tls.Certificate{certificate},
+		RootCAs: a.TLS.RootCAs, ServerName: a.TLS.ServerName, DynamicRecordSizingDisabled: true,
+	}
+	if config.ServerName == "" {
+		config.ServerName, _, err = net.SplitHostPort(a.Server)
+	}
+	return config, err
+}
+
+// accept hands clients to carry until ctx ends. Who finds no room waits in the
+// kernel.
+func (a *Agent) accept(ctx context.Context, carry func(net.Conn)) error {
 	for wait := time.Duration(0); ; {
-		room <- struct{}{} // who finds none waits in the kernel
+		select {
+		case a.room <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
 		c, err := a.Listener.Accept()
-		if err != nil {
-			<-room
-			if ctx.Err() != nil {
-				break
-			}
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			wait = min(cmp.Or(2*wait, 5*time.Millisecond), time.Second)
-			a.Log.Warn("a connection was not accepted", "err", err)
-			time.Sleep(wait)
+		if err == nil {
+			wait = 0
+			carry(c)
 			continue
 		}
-		wait = 0
-		carried.Go(func() {
-			defer func() { <-room }()
-			a.carry(holding, c)
-		})
+		<-a.room
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		}
+		wait = min(cmp.Or(2*wait, 5*time.Millisecond), time.Second)
+		a.Log.Warn("a connection was not accepted", "err", err)
+		time.Sleep(wait)
 	}
-	over := time.AfterFunc(draining, release)
-	defer over.Stop()
-	carried.Wait()
-	return nil
 }
 
 // hold keeps a tunnel open, and says once what became of it.
@@ -129,6 +174,7 @@ func (a *Agent) hold(ctx context.Context, config *tls.Config) {
 				said = text
 			}
 			wait = soonest
+			a.set(nil, true)
 		}
 		if retry > 0 {
 			retry = min(retry, latest)
@@ -156,6 +202,7 @@ func (a *Agent) meet(ctx context.Context, config *tls.Config) (was answer, err e
 	if p := secure.ConnectionState().NegotiatedProtocol; p != protocol {
 		return was, fmt.Errorf("what listens there does not speak %s", protocol)
 	}
+	transit.BufferLittle(secure.NetConn())
 	_ = c.SetDeadline(time.Now().Add(meetTimeout))
 	if err := send(c, hello{Registry: a.Registry, Name: a.Name, Message: a.Message}); err != nil {
 		return was, err
@@ -170,38 +217,45 @@ func (a *Agent) meet(ctx context.Context, config *tls.Config) (was answer, err e
 		return was, nil
 	}
 	_ = c.SetDeadline(time.Time{})
-	mux, err := yamux.Client(newFramed(c), muxing())
+	mux, err := yamux.Client(newFramed(c), muxing(a.every, true))
 	if err != nil {
 		return was, err
 	}
 	defer mux.Close()
 	defer context.AfterFunc(ctx, func() { mux.Close() })()
 	a.Log.Info("link up", "server", a.Server, "registry", a.Registry, "connection", was.Connection)
-	a.set(mux)
-	defer a.set(nil)
+	a.set(mux, false)
+	defer a.set(nil, false)
 	if _, err = mux.AcceptStream(); err == nil {
 		err = errors.New("the server opened a stream, which none does")
 	}
 	return was, err
 }
 
-func (a *Agent) set(mux *yamux.Session) {
+func (a *Agent) set(mux *yamux.Session, denied bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.tunnel = mux
+	a.tunnel, a.denied = mux, denied
 	close(a.changed)
 	a.changed = make(chan struct{})
 }
 
-// open is a stream of the tunnel, which may have to come up first.
+// open is a stream of the tunnel, which may have to come up first; nobody waits for
+// an owner.
 func (a *Agent) open(ctx context.Context) (*yamux.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
 	for {
 		a.mu.Lock()
-		mux, changed := a.tunnel, a.changed
+		mux, denied, changed := a.tunnel, a.denied, a.changed
 		a.mu.Unlock()
+		if denied {
+			return nil, errors.New("the owner has not approved the link")
+		}
 		if mux != nil {
+			if mux.NumStreams() >= openMax {
+				return nil, errors.New("too many clients have gone whom the server still answers")
+			}
 			if y, err := mux.OpenStream(); err == nil {
 				return y, nil
 			}
@@ -214,45 +268,94 @@ func (a *Agent) open(ctx context.Context) (*yamux.Stream, error) {
 	}
 }
 
-// carry passes on what a neighbour and the registry say to each other. Each side
+// A client is a neighbour's connection that is carried.
+type client struct {
+	net.Conn
+	moved atomic.Int64 // Unix nanoseconds when it last did
+}
+
+func (c *client) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.moved.Store(time.Now().UnixNano())
+	return n, err
+}
+
+func (c *client) Write(p []byte) (int, error) {
+	now := time.Now()
+	c.moved.Store(now.UnixNano())
+	if err := c.SetWriteDeadline(now.Add(stall)); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	c.moved.Store(time.Now().UnixNano())
+	return n, err
+}
+
+// abort lets the client see that the connection broke: it did not end.
+func (c *client) abort() {
+	if tcp, ok := c.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+func (a *Agent) enter(c *client) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.clients[c] = true
+}
+
+func (a *Agent) leave(c *client) {
+	c.Close()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.clients, c)
+	<-a.room
+}
+
+// hush ends the connections that wait for nothing but another request.
+func (a *Agent) hush() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for c := range a.clients {
+		if time.Since(time.Unix(0, c.moved.Load())) > quiet {
+			c.Close()
+		}
+	}
+}
+
+// carry passes on what a client and the registry say to each other. Each side
 // waits for the other one: what one does not take, the other one is not asked for.
-func (a *Agent) carry(ctx context.Context, c net.Conn) {
-	defer c.Close()
+func (a *Agent) carry(ctx context.Context, accepted net.Conn) {
+	transit.BufferLittle(accepted)
+	c := &client{Conn: accepted}
+	c.moved.Store(time.Now().UnixNano())
+	a.enter(c)
+	defer a.leave(c)
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	y, err := a.open(ctx)
 	if err != nil {
-		abort(c)
+		c.abort()
 		return
 	}
 	defer y.Close()
 	if _, err := y.Write(putAddress(peer(c))); err != nil {
-		abort(c)
+		c.abort()
 		return
 	}
 	var up sync.WaitGroup
 	defer up.Wait()
 	up.Go(func() {
-		_, err := io.Copy(y, c)
-		y.Close()
-		if err != nil { // nobody there: what still comes is thrown away, for a moment
-			_ = y.SetReadDeadline(time.Now().Add(patient))
-		}
+		_, _ = io.Copy(y, c)
+		y.Close() // the server sees the client's end, and after a while that has to be its own too
 	})
 	_, err = io.Copy(c, y)
 	if err != nil || y.Session().IsClosed() {
-		abort(c)
-	} else if tcp, ok := c.(*net.TCPConn); ok {
+		c.abort()
+	} else if tcp, ok := accepted.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite()
 	}
 	// The registry has closed its connection: nothing is heard any more.
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	_ = y.SetWriteDeadline(time.Now().Add(time.Second))
-}
-
-// abort lets the neighbour see that the connection broke: it did not end.
-func abort(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
 }

@@ -76,7 +76,7 @@ func (f *framed) watch(p []byte) error {
 		f.have = 0
 		kind, opens := f.head[1], binary.BigEndian.Uint16(f.head[2:])&flagSYN != 0
 		if kind == frameData {
-			if f.body = binary.BigEndian.Uint32(f.head[8:]); f.body > window {
+			if f.body = binary.BigEndian.Uint32(f.head[8:]); f.body > Window {
 				return errFrame
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -75,12 +76,16 @@ type Server struct {
 	tls   *tls.Config
 	lobby lobby
 	asks  pace // writes of strangers
+	comes pace // tunnels, each of which the ledger hears of twice
 	tells pace // what the ledger hears of refusals
 
 	streams chan net.Conn
+	refused atomic.Uint64
 	wg      sync.WaitGroup
 	once    sync.Once
 	closed  chan struct{} // no more streams are accepted
+
+	every time.Duration // for tests: in place of keepAlive
 
 	mu       sync.Mutex
 	sessions map[seat]*session
@@ -101,7 +106,8 @@ func New(o Options) *Server {
 	config.DynamicRecordSizingDisabled = true
 	return &Server{
 		o: o, tls: config, lobby: lobby{all: lobbyMax, each: lobbyEach},
-		asks: pace{each: rate.Every(time.Second), burst: 8}, tells: pace{each: rate.Every(time.Minute), burst: 8},
+		asks: pace{each: rate.Every(time.Second), burst: 8}, comes: pace{each: rate.Every(time.Second), burst: 32},
+		tells:   pace{each: rate.Every(time.Minute), burst: 8},
 		streams: make(chan net.Conn), closed: make(chan struct{}), sessions: map[seat]*session{},
 	}
 }
@@ -126,6 +132,15 @@ func (s *Server) Close() error {
 // Addr is where agents knock.
 func (s *Server) Addr() net.Addr { return s.o.Listener.Addr() }
 
+// Held is how many links are up, Refused how often an agent was told that it has none.
+func (s *Server) Held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+func (s *Server) Refused() uint64 { return s.refused.Load() }
+
 // Serve holds links until ctx ends, and returns when all of them are closed.
 func (s *Server) Serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
@@ -145,6 +160,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			continue
 		}
 		wait = 0
+		transit.BufferLittle(c) // so that what keeps the link alive does not stand behind megabytes
 		s.lobby.enter(c)
 		s.wg.Go(func() { s.meet(ctx, c) })
 	}
@@ -170,14 +186,17 @@ func (s *Server) meet(ctx context.Context, c net.Conn) {
 		a = answer{Status: refused, Reason: "the server cannot look up now what its owner said"}
 	}
 	if a.Status != network.Approved {
-		a.Retry = int(cmp.Or(n.retry, time.Minute) / time.Second)
+		if a.Retry = int(cmp.Or(n.retry, time.Minute) / time.Second); a.Status != network.Pending {
+			s.refused.Add(1)
+		}
 		_ = send(secure, a)
 		_ = secure.CloseWrite() // …so that the answer arrives although nobody reads here any more
 		return
 	}
 	held := &session{server: s, standing: n.Standing, registry: h.Registry, fingerprint: f, from: from, conn: secure}
-	if !s.sit(held) {
-		_ = send(secure, answer{Status: refused, Reason: "the server has as many links as it may", Retry: 60})
+	if !s.comes.allow(from.Address) || !s.sit(held) {
+		s.refused.Add(1)
+		_ = send(secure, answer{Status: refused, Reason: "the server has as many links as it may, or they come and go too fast", Retry: 60})
 		return
 	}
 	defer s.rise(held)
@@ -201,7 +220,7 @@ func (s *Server) greet(ctx context.Context, c *tls.Conn, h *hello) (network.Fing
 	if err := receive(c, h); err != nil {
 		return "", err
 	}
-	if !validName(h.Name) || len(h.Registry) > 64 || len(h.Message) > 256 || strings.ContainsFunc(h.Message, control) {
+	if !ValidName(h.Name) || len(h.Registry) > 64 || len(h.Message) > messageText || strings.ContainsFunc(h.Message, control) {
 		return "", errors.New("a hello that no agent says")
 	}
 	return f, nil
@@ -261,18 +280,21 @@ const (
 // tell notes that an agent was refused, as often as its neighbourhood may make it.
 func (s *Server) tell(ctx context.Context, n Standing, from ledger.From, why string, f network.Fingerprint) {
 	if s.tells.allow(from.Address) {
-		s.note(ctx, n, from, OpRefused, ledger.Refused, why, map[string]string{"fingerprint": string(f)})
+		_ = s.note(ctx, n, from, OpRefused, ledger.Refused, why, map[string]string{"fingerprint": string(f)})
 	}
 }
 
-func (s *Server) note(ctx context.Context, n Standing, from ledger.From, what string, o ledger.Outcome, why string, more map[string]string) {
+// note says so in the ledger, or in the log that the ledger cannot be told.
+func (s *Server) note(ctx context.Context, n Standing, from ledger.From, what string, o ledger.Outcome, why string, more map[string]string) error {
 	e := ledger.Event{
 		Registry: n.UID, Category: ledger.Security, Operation: what, Scope: cmp.Or(n.Connection, n.Registry).Scope(),
 		Who: ledger.Who{Kind: "link", ID: more["fingerprint"]}, From: from, Outcome: o, Reason: why, Detail: ledger.Detail{More: more},
 	}
-	if err := s.o.Ledger.Note(context.WithoutCancel(ctx), e); err != nil {
+	err := s.o.Ledger.Note(context.WithoutCancel(ctx), e)
+	if err != nil {
 		s.o.Log.Error("the ledger did not hear of a link", "operation", what, "err", err)
 	}
+	return err
 }
 
 // sit gives the agent its seat, from which its older connection rises.
@@ -370,30 +392,45 @@ func (h *session) end(why string) string {
 func (h *session) run(ctx context.Context) {
 	defer h.wg.Wait()
 	s := h.server
-	mux, err := yamux.Server(newFramed(h.conn), muxing())
+	// What a client does not take any more is its agent's to end: a timer here would
+	// outlive the link, and keep what the agent has sent.
+	mux, err := yamux.Server(newFramed(h.conn), muxing(s.every, false))
 	if err != nil {
 		s.o.Log.Error("a link did not begin", "err", err)
 		return
 	}
 	defer mux.Close()
 	begun := time.Now()
-	more := map[string]string{"fingerprint": string(h.fingerprint)}
-	s.note(ctx, h.standing, h.from, OpUp, ledger.Success, "", more)
+	if s.note(ctx, h.standing, h.from, OpUp, ledger.Success, "", map[string]string{"fingerprint": string(h.fingerprint)}) != nil {
+		return // who is not on record does not come in
+	}
 	s.o.Log.Info("link up", "connection", h.standing.Connection, "address", h.from.Address)
+	h.wg.Go(func() {
+		select {
+		case <-s.closed: // what is under way goes on; what comes next goes to whoever listens then
+			_ = mux.GoAway()
+		case <-mux.CloseChan():
+		}
+	})
 	streams, why := 0, ""
-	for ; why == ""; streams++ {
+	for why == "" {
 		stream, err := mux.AcceptStream()
 		switch {
+		case err != nil && ctx.Err() != nil:
+			why = h.end("the server stopped")
+		case errors.Is(err, io.EOF):
+			why = h.end("the agent went away")
 		case err != nil:
 			why = h.end(err.Error())
 		case mux.NumStreams() > streamMax:
 			why = h.end("the agent opened more streams than one may")
 		default:
+			streams++
 			h.wg.Go(func() { h.begin(stream) })
 		}
 	}
-	more["why"], more["streams"] = why, strconv.Itoa(streams-1)
-	s.note(ctx, h.standing, h.from, OpDown, ledger.Success, "", more)
+	_ = s.note(ctx, h.standing, h.from, OpDown, ledger.Success, "",
+		map[string]string{"fingerprint": string(h.fingerprint), "why": why, "streams": strconv.Itoa(streams)})
 	s.o.Log.Info("link down", "connection", h.standing.Connection, "address", h.from.Address, "why", why, "after", time.Since(begun).Round(time.Second))
 }
 
@@ -423,7 +460,9 @@ type stream struct {
 	*yamux.Stream
 	arrival transit.Arrival
 	remote  net.Addr
-	closed  atomic.Bool
+
+	mu     sync.Mutex // of the deadlines, of which that of Close is the last one
+	closed bool
 }
 
 var _ transit.Carrier = (*stream)(nil)
@@ -431,12 +470,38 @@ var _ transit.Carrier = (*stream)(nil)
 func (c *stream) Arrival() transit.Arrival { return c.arrival }
 func (c *stream) RemoteAddr() net.Addr     { return c.remote }
 
+func (c *stream) Read(p []byte) (int, error) {
+	n, err := c.Stream.Read(p)
+	return n, c.plain(err)
+}
+
+func (c *stream) Write(p []byte) (int, error) {
+	n, err := c.Stream.Write(p)
+	return n, c.plain(err)
+}
+
+// plain says of a deadline what a socket says of it.
+func (c *stream) plain(err error) error {
+	if err != yamux.ErrTimeout {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return net.ErrClosed
+	}
+	return os.ErrDeadlineExceeded
+}
+
 // Close ends both directions for who called it: what blocks in Read returns, as
 // with a socket. It does not wait for a tunnel that takes nothing.
 func (c *stream) Close() error {
-	if c.closed.Swap(true) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
 		return nil
 	}
+	c.closed = true
 	_ = c.Stream.SetDeadline(time.Unix(1, 0))
 	go c.Stream.Close() // returns with its session at the latest
 	return nil
@@ -448,7 +513,9 @@ func (c *stream) SetWriteDeadline(t time.Time) error { return c.until(c.Stream.S
 
 // until leaves what Close has set.
 func (c *stream) until(set func(time.Time) error, t time.Time) error {
-	if c.closed.Load() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
 		return net.ErrClosed
 	}
 	return set(t)

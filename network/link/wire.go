@@ -12,6 +12,7 @@
 package link
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -38,19 +39,21 @@ import (
 // protocol for this one.
 const protocol = "breakwater-link/1"
 
-// Limits of a link. The agent opens no more than half of the streams that the
-// server bears, because both see the end of one at different times.
+// Window is how many bytes of one stream the other side may send ahead: what a
+// client costs in memory that does not take, or bring, what it asked for.
+const Window = 512 << 10
+
+// Limits of a link. The agent carries half as many clients as the server bears
+// streams, and has no more than three quarters open, because both sides see the end
+// of one at different times.
 const (
 	meetTimeout = 10 * time.Second // from the connection to the end of the answer: all that a stranger gets
 	messageMax  = 4 << 10
+	messageText = 256 // bytes of what a hello says to the owner
 	streamMax   = 512
+	openMax     = streamMax / 4 * 3
 	clientMax   = streamMax / 2
-	window      = 512 << 10 // bytes of one stream that the other side may send ahead
-	keepAlive   = 10 * time.Second
-	stall       = 20 * time.Second // a connection that takes nothing for so long is dead
-	// A slow client may take a window's bytes at the pace of 1 KiB/s that the door
-	// asks for, after the server has closed.
-	closing = window / (1 << 10) * time.Second
+	keepAlive   = 10 * time.Second // between two questions whether the other side is there; it has twice that to answer
 )
 
 // A hello is the agent's first and only word. Its key is in its certificate.
@@ -100,9 +103,9 @@ func receive(r io.Reader, message any) error {
 	return json.Unmarshal(text, message)
 }
 
-// validName is for the names that agents give themselves: they become part of a
+// ValidName is for the names that agents give themselves: they become part of a
 // document's.
-func validName(s string) bool {
+func ValidName(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '-' || i == 0) {
 			return false
@@ -111,8 +114,8 @@ func validName(s string) bool {
 	return 1 <= len(s) && len(s) <= 40
 }
 
-// A stream begins with the address of the client: 16 bytes (IPv4 mapped) and the
-// port. There is nothing else to say, and nothing to parse.
+// A stream begins with the address of the client: 16 bytes (IPv4 mapped, zero for
+// none) and the port. There is nothing else to say, and nothing to parse.
 const addressBytes = 16 + 2
 
 func putAddress(a netip.AddrPort) []byte {
@@ -121,15 +124,26 @@ func putAddress(a netip.AddrPort) []byte {
 }
 
 func getAddress(b [addressBytes]byte) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[:16])).Unmap(), binary.BigEndian.Uint16(b[16:]))
+	ip := netip.AddrFrom16([16]byte(b[:16])).Unmap()
+	if ip.IsUnspecified() {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[16:]))
 }
 
-// muxing is how both sides use yamux.
-func muxing() *yamux.Config {
-	return &yamux.Config{
-		AcceptBacklog: clientMax, EnableKeepAlive: true, KeepAliveInterval: keepAlive, ConnectionWriteTimeout: stall,
-		MaxStreamWindowSize: window, StreamOpenTimeout: stall, StreamCloseTimeout: closing, Logger: silent{},
+// muxing is how both sides use yamux. every is keepAlive, but for tests that cannot
+// wait. The side that leaves first, the agent, ends a stream that the other side goes
+// on with for too long.
+func muxing(every time.Duration, leaves bool) *yamux.Config {
+	every = cmp.Or(every, keepAlive)
+	c := &yamux.Config{
+		AcceptBacklog: clientMax, EnableKeepAlive: true, KeepAliveInterval: every, ConnectionWriteTimeout: 2 * every,
+		MaxStreamWindowSize: Window, StreamOpenTimeout: 2 * every, Logger: silent{},
 	}
+	if leaves {
+		c.StreamCloseTimeout = 3 * every
+	}
+	return c
 }
 
 // silent is yamux's log: what is worth saying is said where a session ends.
@@ -149,17 +163,24 @@ func proven(s tls.ConnectionState) (network.Fingerprint, error) {
 		return "", errors.New("an agent shows one certificate")
 	}
 	c := s.PeerCertificates[0]
-	switch key := c.PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		if key.Curve != elliptic.P256() {
-			return "", errors.New("an agent's key is P-256 or Ed25519")
-		}
-	case ed25519.PublicKey:
-	default:
+	if !cheap(c.PublicKey) {
 		return "", errors.New("an agent's key is P-256 or Ed25519")
 	}
 	return network.FingerprintOf(c.RawSubjectPublicKeyInfo), nil
 }
+
+func cheap(public crypto.PublicKey) bool {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		return key.Curve == elliptic.P256()
+	case ed25519.PublicKey:
+		return true
+	}
+	return false
+}
+
+// ValidKey reports whether an agent may have this key.
+func ValidKey(key crypto.Signer) bool { return cheap(key.Public()) }
 
 // FingerprintOf is the fingerprint of an agent's key.
 func FingerprintOf(key crypto.Signer) (network.Fingerprint, error) {
