@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -140,6 +141,11 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 			return err
 		}
 	}
+	for _, l := range append(slices.Clone(others), listener, opsListener, workloads) {
+		if l != nil {
+			l.Judged(h.border.Court())
+		}
+	}
 	starting.Close()
 
 	work, run := errgroup.WithContext(ctx)
@@ -148,6 +154,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if opsListener != nil {
 		work.Go(func() error { return opsListener.Serve(answered, o.handler()) })
 	}
+	work.Go(func() error {
+		h.border.Run(answered)
+		return nil
+	})
 	handler := h.handler()
 	work.Go(func() error {
 		defer done()
