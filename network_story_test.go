@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -76,6 +78,42 @@ func knock(ts *testscript.TestScript, neg bool, args []string) {
 	response.Header.Write(ts.Stdout())
 	_, err = io.Copy(ts.Stdout(), response.Body)
 	ts.Check(err)
+}
+
+// linger FROM HOST:PORT has a connection that was asked once, and stays open; cut is
+// told when the server ends it, which is soon.
+func linger(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: linger FROM HOST:PORT")
+	}
+	authority := x509.NewCertPool()
+	authority.AppendCertsFromPEM([]byte(ts.ReadFile(ts.Getenv("CA"))))
+	dialer := &net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
+	c, err := tls.DialWithDialer(dialer, "tcp", args[1], &tls.Config{RootCAs: authority, ServerName: "localhost"})
+	ts.Check(err)
+	ts.Defer(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	_, err = io.WriteString(c, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	ts.Check(err)
+	_, err = c.Read(make([]byte, 4096))
+	ts.Check(err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
+	}()
+	ts.Value(theLingering).(chan (<-chan error)) <- ended
+}
+
+func cut(ts *testscript.TestScript, _ bool, _ []string) {
+	select {
+	case err := <-<-ts.Value(theLingering).(chan (<-chan error)):
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			ts.Fatalf("the connection was not ended")
+		}
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("the connection is still open")
+	}
 }
 
 // proxyHeader is what a proxy says before the connection that it carries.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -137,6 +138,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if err := h.private(ctx, c, others, log); err != nil {
 		return err
 	}
+	var watchAgents func(context.Context)
+	if agents != nil { // judged as they knock, and then what they carry
+		agents, watchAgents = h.border.Court().Over(agents, transit.Arrival{Listener: linkListener})
+	}
 	tunnels, linked, err := h.links(ctx, c, agents, log)
 	if err != nil {
 		return fmt.Errorf("link: %w", err)
@@ -157,6 +162,11 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 			return err
 		}
 	}
+	for _, l := range append(slices.Clone(others), listener, linked, opsListener, workloads) {
+		if l != nil {
+			l.Judged(h.border.Court())
+		}
+	}
 	starting.Close()
 
 	work, run := errgroup.WithContext(ctx)
@@ -165,6 +175,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if opsListener != nil {
 		work.Go(func() error { return opsListener.Serve(answered, o.handler()) })
 	}
+	work.Go(func() error {
+		h.border.Run(answered)
+		return nil
+	})
 	handler := h.handler()
 	work.Go(func() error {
 		defer done()
@@ -178,6 +192,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		work.Go(func() error {
 			defer done() // until then links hold what is under way
 			return linked.Serve(run, handler)
+		})
+		work.Go(func() error {
+			watchAgents(answered)
+			return nil
 		})
 		work.Go(func() error { return tunnels.Serve(answered) })
 	}

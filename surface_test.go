@@ -84,6 +84,7 @@ var harmless = map[string]string{
 
 	"POST /subscriptions/{}/providers/Microsoft.ContainerRegistry/checkNameAvailability":                          "only looks",
 	"POST /subscriptions/{}/resourceGroups/{}/providers/Microsoft.ContainerRegistry/registries/{}/explainNetwork": "only looks",
+	"POST /providers/Breakwater.Network/explainOutbound":                                                          "only looks",
 }
 
 // Every route needs a right, or is named as open; no route is there twice.

@@ -39,7 +39,8 @@ import (
 // its surfaces.
 type house struct {
 	platform   *keys.Platform
-	egress     *network.Egress
+	border     *network.Border // where connections are judged
+	egress     *network.Egress // the way out
 	db         *db.DB
 	ledger     *ledger.Ledger
 	documents  *resource.Store
@@ -83,7 +84,10 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 		return nil, fmt.Errorf("object store: %w", err)
 	}
 	c.sources(log)
-	h.egress = network.NewEgress(network.EgressOptions{Sources: c.Egress.Sources, Hardened: c.Profile == hardened, Refused: h.refusedOut(log)})
+	h.border = new(network.Border)
+	h.egress = network.NewEgress(network.EgressOptions{
+		Sources: c.Egress.Sources, Hardened: c.Profile == hardened, Refused: h.refusedOut(log), Rules: h.border.Rules, Ended: h.border.Ended,
+	})
 	if h.db, err = db.Open(ctx, db.Options{
 		Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal,
 		Dial: h.egress.Dialer(network.ForDatabase), Proven: c.Profile == hardened,
@@ -101,6 +105,7 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
 	h.documents = resource.New(h.db)
+	h.border.Open(h.documents, h.ledger)
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"), Tickets: h.platform.Derive("data-tickets"),
@@ -164,10 +169,11 @@ func (h *house) surfaces() []api {
 		{below(""), arm.New(arm.Options{Documents: h.documents, Ledger: h.ledger, Identity: h.identity, Domain: h.domain},
 			arm.Above(h.documents, h.identity, h.settings),
 			arm.Locks(h.settings),
-			arm.Registries(h.registries, h.access, h.documents, h.content.Usage),
+			arm.Registries(h.registries, h.access, h.documents, h.border, h.content.Usage),
 			arm.Authorization(h.access),
 			arm.Directory(h.directory, h.identity),
 			arm.Settings(h.settings, h.identity),
+			arm.Borders(h.settings, h.border, h.egress),
 		)},
 	}
 }

@@ -53,7 +53,7 @@ type Kind struct {
 	Stays  func(id ref.ID) error                                                                           // why it cannot be deleted, whoever asks; nil for none
 
 	Actions []Action
-	Asks    []Action // of its provider, in a subscription: POST /subscriptions/S/providers/NAMESPACE/name
+	Asks    []Action // of its provider, in a subscription: POST /subscriptions/S/providers/NAMESPACE/name; without one if the kind is above all
 }
 
 // A Query says which resources a list has: those at or below Under, in order of
@@ -93,7 +93,7 @@ func (a Action) method() string {
 type API struct {
 	o      Options
 	kinds  map[string]*Kind  // by type in lower case
-	asks   map[string]Action // by namespace and name, in lower case
+	asks   map[string]Action // by the type of where it is asked, namespace and name, in lower case
 	routes []gate.Route
 }
 
@@ -105,9 +105,13 @@ func New(o Options, rooms ...[]Kind) *API {
 		a.kinds[strings.ToLower(kinds[i].Type)] = &kinds[i]
 		a.routes = append(a.routes, kinds[i].routes()...)
 		for _, ask := range kinds[i].Asks {
-			path := kinds[i].namespace() + "/" + ask.Name
-			a.asks[strings.ToLower(path)] = ask
-			a.routes = append(a.routes, gate.Route{Method: ask.method(), Pattern: "/subscriptions/{}/providers/" + path, Operation: string(ask.Right), Action: ask.Right})
+			place, path := SubscriptionType, kinds[i].namespace()+"/"+ask.Name
+			pattern := "/subscriptions/{}/providers/" + path
+			if kinds[i].Place == inTenant {
+				place, pattern = "", "/providers/"+path
+			}
+			a.asks[strings.ToLower(place+" "+path)] = ask
+			a.routes = append(a.routes, gate.Route{Method: ask.method(), Pattern: pattern, Operation: string(ask.Right), Action: ask.Right})
 		}
 	}
 	if k := a.kinds[strings.ToLower(ResourceGroupType)]; k != nil {
@@ -286,8 +290,8 @@ func (a *API) route(r *http.Request, t target) (gate.Call, error) {
 		}
 		return call, nil
 	}
-	if ask, ok := a.asks[strings.ToLower(t.List)]; ok && strings.EqualFold(t.Type, SubscriptionType) {
-		return ask.call(call, r.Method, t.ID, t.ID.Scope())
+	if ask, ok := a.asks[strings.ToLower(t.Type+" "+t.List)]; ok {
+		return ask.call(call, r.Method, t.ID, scope(t.ID))
 	}
 	if kind != nil {
 		for _, action := range kind.Actions {

@@ -65,6 +65,7 @@ type explained struct {
 	Rule    string         `json:"rule"`
 	Reason  string         `json:"reason"`
 	Plane   string         `json:"plane"`
+	Address string         `json:"address,omitempty"` // of an outbound connection, where it was looked up
 	Steps   []network.Step `json:"steps"`
 }
 
@@ -74,7 +75,7 @@ var contentOperations = []string{"login", "pull", "push", "delete", "list"}
 
 // explainNetwork tells what the networks of a registry would say of a request, by
 // asking those who decide.
-func explainNetwork(regs *registry.Store, docs *resource.Store) Action {
+func explainNetwork(regs *registry.Store, docs *resource.Store, border *network.Border) Action {
 	return Action{Name: "explainNetwork", Right: access.RegistryRead, Reads: true,
 		Run: func(ctx context.Context, g access.Grant, id ref.ID, body json.RawMessage) (any, error) {
 			if err := g.Allows(access.RegistryRead, id.Scope()); err != nil {
@@ -82,6 +83,8 @@ func explainNetwork(regs *registry.Store, docs *resource.Store) Action {
 			}
 			var asked struct {
 				Address, Operation, Listener string
+				Destination                  netip.Addr // which of the server's it comes to
+				Port                         uint16
 				Endpoint                     ref.ID
 			}
 			if err := understand(body, &asked); err != nil {
@@ -103,12 +106,18 @@ func explainNetwork(regs *registry.Store, docs *resource.Store) Action {
 			if err != nil {
 				return nil, err
 			}
+			at := netip.AddrPortFrom(asked.Destination, asked.Port)
+			first, asks, err := atAccept(ctx, g, border, address, at, asked.Listener)
+			if err != nil {
+				return nil, err
+			}
 			o := network.Origin{Addr: address.Unmap(), Listener: asked.Listener, Endpoint: asked.Endpoint}
 			e := explained{Plane: "content"}
 			var v network.Verdict
+			var steps []network.Step
 			switch operation := strings.ToLower(asked.Operation); {
 			case slices.Contains(contentOperations, operation):
-				v, e.Steps = r.Explain(o, r.Endpoints)
+				v, steps = r.Explain(o, r.Endpoints)
 			case operation == "manage" || strings.Contains(operation, "/"):
 				e.Plane = "control"
 				var rules network.ControlPlane
@@ -119,13 +128,37 @@ func explainNetwork(regs *registry.Store, docs *resource.Store) Action {
 				if err != nil && fault.Of(err) != fault.NotFound {
 					return nil, err
 				}
-				v, e.Steps = rules.Explain(o)
+				v, steps = rules.Explain(o)
 			default:
 				return nil, fault.New(fault.BadRequest, "operation is %s, manage, or a right such as %s", strings.Join(contentOperations, ", "), access.RegistryWrite)
 			}
-			e.Allowed, e.Rule, e.Reason = v.Allowed, v.Rule, v.Reason
+			e.Allowed, e.Rule, e.Reason, e.Steps = v.Allowed, v.Rule, v.Reason, append(asks, steps...)
+			if !first.Allowed { // and nobody else was asked
+				e.Allowed, e.Rule, e.Reason, e.Steps = false, first.Rule, first.Reason, asks
+			}
 			e.Outcome = e.Steps[len(e.Steps)-1].Outcome
 			return e, nil
 		},
 	}
+}
+
+// atAccept is what the security rules say of a connection, and what they were asked.
+// Who may not read them learns what comes of them, and no more.
+func atAccept(ctx context.Context, g access.Grant, border *network.Border, from netip.Addr, to netip.AddrPort, listener string) (network.Ruling, []network.Step, error) {
+	rules, err := border.Rules(ctx)
+	if err != nil {
+		return network.Ruling{}, nil, err
+	}
+	r, steps := rules.ExplainInbound(from, to, listener)
+	last := &steps[len(steps)-1]
+	if !g.Can(network.SecurityRuleType+"/read", ref.Everything) {
+		r.Rule, r.Reason = "securityRules", "the server's security rules, which are its operator's matter"
+		last.Rule, last.Reason = r.Rule, r.Reason
+		steps = steps[len(steps)-1:]
+		last = &steps[0]
+	}
+	if r.Allowed {
+		last.Outcome = network.Continue
+	}
+	return r, steps, nil
 }

@@ -20,16 +20,16 @@ import (
 type Usage func(ctx context.Context, uid string) (int64, error)
 
 // Registries is the kinds of registries and of what lies in them.
-func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, size Usage) []Kind {
-	return []Kind{registries(regs, s, docs, size), scopeMaps(s), tokens(s)}
+func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, size Usage) []Kind {
+	return []Kind{registries(regs, s, docs, border, size), scopeMaps(s), tokens(s)}
 }
 
-func registries(regs *registry.Store, s *access.Store, docs *resource.Store, size Usage) Kind {
+func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, size Usage) Kind {
 	return row[*registry.Registry, registryView]{
 		Kind: Kind{
 			Type: registry.Type, Seen: true, Stays: regs.Stays, Beside: []string{"sku", "identity"},
 			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
-			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs), listUsages(regs, docs, size)),
+			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, size)),
 			Asks:    []Action{checkName(regs)},
 		},
 		shown: func(r *registry.Registry) (resource.Resource, registryView) {

@@ -29,12 +29,13 @@ import (
 
 // Categories of events. The first two are Azure's resource logs, the third is
 // its activity log. Security is what somebody should look at, whether or not it
-// was refused; what the server says about itself is System.
+// was refused; Flow is connections; what the server says about itself is System.
 const (
 	Login          = "ContainerRegistryLoginEvents"
 	Repository     = "ContainerRegistryRepositoryEvents"
 	Administrative = "Administrative"
 	Security       = "Security"
+	Flow           = "Flow"
 	System         = "System"
 )
 

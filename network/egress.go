@@ -56,6 +56,10 @@ type EgressOptions struct {
 	// Refused is told who was not reached, before the caller is. What is refused again
 	// and again is told now and then, with how often it was.
 	Refused func(ctx context.Context, r Refusal)
+	// Rules are the security rules of now, nil for none; an error refuses. Ended is told
+	// of each connection that was made, at its end. A Border has both.
+	Rules func(context.Context) (*Rules, error)
+	Ended func(Ended)
 }
 
 // An Egress is the one way by which the server connects to others (NS-1): who is
@@ -76,7 +80,7 @@ func NewEgress(o EgressOptions) *Egress { return &Egress{o: o, outside: map[stri
 // A Ruling is a decision about a connection, and by which rule.
 type Ruling struct {
 	Allowed bool
-	Rule    string // the name of the rule, or of the default in angle brackets
+	Rule    string // securityRules/NAME, or in angle brackets what no rule is about
 	Reason  string
 }
 
@@ -160,8 +164,9 @@ func (w *Way) Dial(ctx context.Context, network, address string) (net.Conn, erro
 	d.Timeout = min(d.Timeout, dialTime)
 	bind := d.Control
 	d.Control = nil
+	crossing := w.cross(ctx, address)
 	d.ControlContext = func(ctx context.Context, network, at string, c syscall.RawConn) error {
-		if err := w.may(ctx, address, at); err != nil {
+		if err := crossing.may(ctx, at); err != nil {
 			return err
 		}
 		if bind == nil {
@@ -169,25 +174,17 @@ func (w *Way) Dial(ctx context.Context, network, address string) (net.Conn, erro
 		}
 		return bind(network, at, c)
 	}
-	return d.DialContext(ctx, network, address)
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return crossing.over(c), nil
 }
 
 const dialTime = 10 * time.Second
 
-// may is asked about each address that address leads to.
-func (w *Way) may(ctx context.Context, address, at string) error {
-	to, err := netip.ParseAddrPort(at)
-	if err != nil {
-		return err
-	}
-	r := w.judge(address, to)
-	if r.Allowed {
-		return nil
-	}
-	return w.e.refuse(ctx, Refusal{Purpose: w.purpose, Destination: named(address), Address: at, Ruling: r})
-}
-
-func (w *Way) judge(address string, to netip.AddrPort) Ruling {
+// judge is the whole order: never, who led there, rules, who declared it.
+func (w *Way) judge(rules *Rules, address string, to netip.AddrPort) Ruling {
 	ip := to.Addr()
 	if why := never(ip); why != "" {
 		return Ruling{Rule: "<never>", Reason: why}
@@ -196,7 +193,10 @@ func (w *Way) judge(address string, to netip.AddrPort) Ruling {
 	if in && w.out.Load() {
 		return Ruling{Rule: "<outside>", Reason: "it is inside, and who led there is outside"}
 	}
-	r := w.standard(address, in)
+	r, decided := rules.Decide(w.flow(address, to))
+	if !decided {
+		r = w.standard(address, in)
+	}
 	if r.Allowed && !in {
 		w.out.Store(true)
 		w.e.wasOutside(w.purpose, address)
@@ -208,15 +208,15 @@ func (w *Way) judge(address string, to netip.AddrPort) Ruling {
 func (w *Way) standard(address string, in bool) Ruling {
 	switch {
 	case w.e.o.Hardened && !slices.Contains(configured, w.purpose):
-		return Ruling{Rule: "<default>", Reason: "the hardened profile reaches nobody without a rule"}
+		return Ruling{Rule: called(DenyAllOutBound), Reason: "the hardened profile reaches nobody without a rule"}
 	case !w.declares(address):
-		return Ruling{Rule: "<default>", Reason: "neither a document nor the configuration declares it"}
+		return Ruling{Rule: called(DenyAllOutBound), Reason: "neither a document nor the configuration declares it"}
 	case in && !slices.Contains(operated, w.purpose):
 		return Ruling{Rule: "<inside>", Reason: "it is inside, and no rule leads there"}
 	case in && w.e.hasBeenOutside(w.purpose, address):
 		return Ruling{Rule: "<rebound>", Reason: "the name was that of somebody outside, and is now inside"}
 	}
-	return Ruling{Allowed: true, Rule: "<declared>", Reason: "it is declared"}
+	return Ruling{Allowed: true, Rule: called(AllowDeclaredOutBound), Reason: "it is declared"}
 }
 
 // maxOutside bounds the names that are remembered; beyond it, some are forgotten.

@@ -77,7 +77,7 @@ func refusedBy(t testing.TB, err error, rule string) {
 }
 
 func TestWhoIsReached(t *testing.T) {
-	const outside, inside, never = "<declared> <declared>", "<declared> <outside>", "<never> <never>"
+	const outside, inside, never = "securityRules/AllowDeclaredOutBound securityRules/AllowDeclaredOutBound", "securityRules/AllowDeclaredOutBound <outside>", "<never> <never>"
 	for addresses, want := range map[string]string{ // by the rule; of the operator's, and of one whom somebody outside names
 		"93.184.216.34 2606:2800:220:1::1 64:ff9b::5db8:d822 2002:5db8:d822::1":                                                                                outside,
 		"10.1.2.3 192.168.1.1 172.31.255.255 127.0.0.1 127.255.255.254 ::1 100.64.0.1 198.18.0.1 fd12::1 ::ffff:10.1.2.3 ::ffff:127.0.0.1":                     inside,
@@ -92,25 +92,25 @@ func TestWhoIsReached(t *testing.T) {
 		for _, a := range strings.Fields(addresses) {
 			e := NewEgress(EgressOptions{})
 			at := netip.AddrPortFrom(netip.MustParseAddr(a), 443)
-			own := e.To(ForIssuer, "https://issuer.example/realm").judge("issuer.example:443", at)
+			own := e.To(ForIssuer, "https://issuer.example/realm").judge(nil, "issuer.example:443", at)
 			w := e.To(ForIssuer, "https://other.example")
-			if r := w.judge("other.example:443", netip.MustParseAddrPort("93.184.216.34:443")); !r.Allowed {
+			if r := w.judge(nil, "other.example:443", netip.MustParseAddrPort("93.184.216.34:443")); !r.Allowed {
 				t.Fatal(r)
 			}
 			w.Also("https://named.example/keys")
-			if got := own.Rule + " " + w.judge("named.example:443", at).Rule; got != want {
+			if got := own.Rule + " " + w.judge(nil, "named.example:443", at).Rule; got != want {
 				t.Errorf("%s: %s, want %s", a, got, want)
 			}
-			webhook := e.To(ForWebhook, "https://hook.example").judge("hook.example:443", at)
+			webhook := e.To(ForWebhook, "https://hook.example").judge(nil, "hook.example:443", at)
 			if webhook.Allowed != (want == outside) {
 				t.Errorf("%s, for the owner of a registry: %+v", a, webhook)
 			}
-			if r := e.To(ForIssuer, "https://issuer.example").judge("elsewhere.example:443", at); r.Allowed {
+			if r := e.To(ForIssuer, "https://issuer.example").judge(nil, "elsewhere.example:443", at); r.Allowed {
 				t.Errorf("%s, which nobody declares: %+v", a, r)
 			}
 		}
 	}
-	if err := NewEgress(EgressOptions{}).To(ForIssuer, "a:1").may(t.Context(), "a:1", "nonsense"); err == nil {
+	if err := NewEgress(EgressOptions{}).To(ForIssuer, "a:1").cross(t.Context(), "a:1").may(t.Context(), "nonsense"); err == nil {
 		t.Error("nonsense is reached")
 	}
 }
@@ -217,8 +217,8 @@ func TestANameThatMovesInsideIsNotFollowed(t *testing.T) {
 	if err := dialled(t, e.To(ForIssuer, to("both.example")), to("both.example")); err != nil {
 		t.Error(err)
 	}
-	refusedBy(t, dialled(t, e.To(ForIssuer, to("other.example")), to("inner.example")), "<default>")
-	for _, rule := range []string{"<rebound>", "<never>", "<outside>", "<inside>", "<default>"} {
+	refusedBy(t, dialled(t, e.To(ForIssuer, to("other.example")), to("inner.example")), "securityRules/DenyAllOutBound")
+	for _, rule := range []string{"<rebound>", "<never>", "<outside>", "<inside>", "securityRules/DenyAllOutBound"} {
 		if !slices.Contains(l.rules(), rule) {
 			t.Errorf("nobody was told of %s", rule)
 		}
@@ -380,14 +380,14 @@ func TestTheHardenedProfileReachesWhomTheConfigurationSays(t *testing.T) {
 	for _, p := range Purposes {
 		e := NewEgress(EgressOptions{Hardened: true})
 		for _, at := range []string{"127.0.0.1:443", "93.184.216.34:443"} {
-			r := e.To(p, "https://a.example").judge("a.example:443", netip.MustParseAddrPort(at))
+			r := e.To(p, "https://a.example").judge(nil, "a.example:443", netip.MustParseAddrPort(at))
 			if r.Allowed != (p == ForDatabase || p == ForACME) {
 				t.Errorf("%s at %s: %+v", p, at, r)
 			}
-			if r := e.To(p, "https://b.example").judge("a.example:443", netip.MustParseAddrPort(at)); r.Allowed {
+			if r := e.To(p, "https://b.example").judge(nil, "a.example:443", netip.MustParseAddrPort(at)); r.Allowed {
 				t.Errorf("%s at %s, which nobody declares: %+v", p, at, r)
 			}
-			if r := e.To(p, "https://a.example").judge("a.example:443", netip.MustParseAddrPort("169.254.169.254:443")); r.Allowed {
+			if r := e.To(p, "https://a.example").judge(nil, "a.example:443", netip.MustParseAddrPort("169.254.169.254:443")); r.Allowed {
 				t.Errorf("%s: %+v", p, r)
 			}
 		}

@@ -2,6 +2,7 @@ package transit
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
@@ -43,7 +44,14 @@ func (l *Listener) arrive(ctx context.Context, outer net.Conn) context.Context {
 			a.Listener = l.o.Name
 		}
 	}
-	return context.WithValue(ctx, arrivalKey{}, a)
+	ctx = context.WithValue(ctx, arrivalKey{}, a)
+	if t, ok := outer.(*tls.Conn); ok {
+		outer = t.NetConn()
+	}
+	if j, ok := outer.(*judged); ok {
+		ctx = context.WithValue(ctx, flowKey{}, j)
+	}
+	return ctx
 }
 
 // ArrivalOf is how the connection came that a request's context belongs to, but for

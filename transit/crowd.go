@@ -139,6 +139,9 @@ func bare(outer net.Conn) net.Conn {
 	if t, ok := outer.(*tls.Conn); ok {
 		outer = t.NetConn()
 	}
+	if j, ok := outer.(*judged); ok {
+		outer = j.Conn
+	}
 	if p, ok := outer.(*proxyproto.Conn); ok {
 		outer = p.Raw()
 	}

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,6 +62,7 @@ type Options struct {
 	// PerAddress bounds how many of one address (not of a proxy).
 	Connections, PerAddress int
 	Log                     *slog.Logger
+	Court                   Court // that judges each connection before a byte of it is read
 }
 
 // A Listener is a bound address that is not served yet.
@@ -140,6 +142,15 @@ func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 	var in net.Listener = &door{Listener: l.inner, crowd: l.crowd}
 	if len(l.o.Proxies) > 0 {
 		in = &proxyproto.Listener{Listener: in, ConnPolicy: believe(l.o.Proxies), ReadHeaderTimeout: headerTimeout}
+	}
+	if l.o.Court.Law != nil {
+		over, watch := l.o.Court.Over(in, Arrival{Listener: l.o.Name, Endpoint: l.o.Endpoint})
+		in = over
+		watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var wg sync.WaitGroup
+		wg.Go(func() { watch(watching) })
+		defer wg.Wait()
+		defer stop()
 	}
 	server := &http.Server{
 		Handler:           strict(h),
