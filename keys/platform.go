@@ -110,7 +110,7 @@ func (p *Platform) Wrap(_ context.Context, id KeyID, secret []byte) (Wrapped, er
 func (p *Platform) Unwrap(_ context.Context, w Wrapped) ([]byte, error) {
 	secret, err := p.wrapping().Open(nil, nil, w.Data, []byte(w.ID))
 	if err != nil {
-		return nil, fmt.Errorf("unwrap %s: it was wrapped with another platform key, for another place, or is damaged", w.ID)
+		return nil, fmt.Errorf("unwrap %s: %w, or the platform key is another one", w.ID, ErrDamaged)
 	}
 	return secret, nil
 }
