@@ -100,6 +100,9 @@ func build(ctx context.Context, c *config, host string, shown transit.Certificat
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "breakwater_damage_total", Help: "Things stored that were found not to be what was stored. Each is refused and on record.",
+	}, func() float64 { return float64(h.ledger.Alarms()) }))
 	h.documents = resource.New(h.db)
 	h.rings = keys.NewRings(h.db, h.platform)
 	h.identity, err = identity.New(identity.Options{

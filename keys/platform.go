@@ -12,6 +12,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Platform is the key of the server itself, from a file. Everything that the
@@ -26,7 +29,8 @@ type Platform struct {
 // because what is sealed next can be opened with nothing else. A process that
 // dies half-way leaves no half key: the file appears whole or not at all.
 //
-// A file of another size, or one that the group or others may read, is refused.
+// A symbolic link, a file of another size, or one that the group or others may read or
+// that belongs to somebody else, is refused.
 func OpenPlatform(path string) (*Platform, error) {
 	p, err := readPlatform(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -39,7 +43,10 @@ func OpenPlatform(path string) (*Platform, error) {
 }
 
 func readPlatform(path string) (*Platform, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, fmt.Errorf("platform key %s: a symbolic link; name the file itself", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("platform key: %w", err)
 	}
@@ -53,6 +60,9 @@ func readPlatform(path string) (*Platform, error) {
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
+		return nil, fmt.Errorf("platform key %s: it belongs to somebody else (user %d); give it to the user that the server runs as", path, owner)
 	}
 	var key [Size]byte
 	if _, err := f.ReadAt(key[:], 0); err != nil {
