@@ -75,6 +75,9 @@ type config struct {
 		Grace  time.Duration `yaml:"grace"`  // how long bytes without a name stay
 		Unused time.Duration `yaml:"unused"` // how long a blob stays that no manifest needs; 0 is for ever
 	} `yaml:"sweep"`
+	Scrub struct {
+		BytesPerSecond int64 `yaml:"bytesPerSecond"` // of blobs, to find damage before somebody needs them; 0 is no scrub
+	} `yaml:"scrub"`
 	Ledger struct {
 		Strict bool `yaml:"strict"` // a read is recorded beyond a power cut before it is answered
 	} `yaml:"ledger"`
@@ -186,6 +189,9 @@ func (c *config) check() (err error) {
 	}
 	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
 		return errors.New("sweep: a time between sweeps is needed, and none is negative")
+	}
+	if c.Scrub.BytesPerSecond < 0 {
+		return errors.New("scrub.bytesPerSecond: none, or how many")
 	}
 	if err := c.checkWorkloads(); err != nil {
 		return fmt.Errorf("managedIdentity: %w", err)

@@ -305,7 +305,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		there, err := findStored(ctx, s.db, g.Registry(), d)
 		switch {
 		case err != nil || there.bytes != held: // it has gone, or somebody else has replaced it
-		case s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there) == nil:
+		case s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there, io.Discard) == nil:
 			whole = held
 		default:
 			damaged, detail.More = held, map[string]string{"replaced": "damaged"}
@@ -327,7 +327,7 @@ var errUnread = errors.New("content: the registry has this blob; nobody knows ho
 // read opens a blob whose objects are proven to be its own.
 func (s *Store) read(ctx context.Context, e ledger.Event, b stored) (*reader, error) {
 	if b.proof == nil {
-		if err := s.examine(ctx, e, b); err != nil {
+		if err := s.examine(ctx, e, b, io.Discard); err != nil {
 			return nil, err
 		}
 	}
@@ -348,16 +348,16 @@ func (s *Store) openStored(ctx context.Context, e ledger.Event, b stored) (*read
 	return s.open(ctx, e.Registry, b.size, b.parts, tell)
 }
 
-// examine reads all of a blob. One that is whole is proven then, and no longer known as
-// damaged.
-func (s *Store) examine(ctx context.Context, e ledger.Event, b stored) error {
+// examine reads all of a blob, as fast as pace takes it. One that is whole is proven
+// then, and no longer known as damaged.
+func (s *Store) examine(ctx context.Context, e ledger.Event, b stored, pace io.Writer) error {
 	r, err := s.openStored(ctx, e, b)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	h := b.digest.Algorithm().New()
-	if _, err := r.WriteTo(h); err != nil {
+	if _, err := r.WriteTo(io.MultiWriter(h, pace)); err != nil {
 		return err
 	}
 	if b.digest.Algorithm().Digest(h) != b.digest {

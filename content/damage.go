@@ -112,13 +112,13 @@ func (b stored) refused(at int64) error {
 }
 
 // manifestDamaged is blobDamaged for a manifest.
-func (s *Store) manifestDamaged(ctx context.Context, g access.Grant, repo ref.Repository, m Manifest, err error) error {
+func (s *Store) manifestDamaged(ctx context.Context, e ledger.Event, m Manifest, err error) error {
 	if !damaged(err) {
 		return err
 	}
-	e := found(g, ledger.Detail{Repository: repo, Digest: m.Digest, MediaType: m.MediaType})
+	e.Detail.Digest, e.Detail.MediaType = m.Digest, m.MediaType
 	s.ledger.Alarm(ctx, ledger.Damage(e, "manifest", string(m.Digest)), err, func(tx *db.Tx) (bool, error) {
-		return markManifestDamaged(ctx, tx, g.Registry(), repo, m.Digest)
+		return markManifestDamaged(ctx, tx, e.Registry, e.Detail.Repository, m.Digest)
 	})
 	return fault.New(fault.Damaged, "what is stored of this manifest is damaged, so it is not given out; push it again, which replaces it, or ask the operator to restore it").Because(err)
 }

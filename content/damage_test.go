@@ -2,11 +2,13 @@ package content
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"breakwater/db"
 	"breakwater/fault"
@@ -358,5 +360,48 @@ func TestARowOfKeysThatWasChangedIsRefusedAndOnRecord(t *testing.T) {
 		}
 		w.sql(`UPDATE keyring SET wrapped = (SELECT b.wrapped FROM before b WHERE b.registry = keyring.registry)`, `DROP TABLE before`)
 		w.reads(repo, b)
+	})
+}
+
+// Damage that nobody has met is found by a scrub, which goes on where the last one ended.
+func TestAScrubFindsDamageThatNobodyMet(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		var all [][]byte
+		for range 20 {
+			all = append(all, random(1000))
+			w.push(repo, all[len(all)-1])
+		}
+		m := w.putImage(repo, "a", 1)
+		good := w.putImage(repo, "b", 1)
+		stop, cancel := context.WithCancel(w.ctx)
+		cancel()
+		if _, err := w.Scrub(stop, 1<<30); err == nil {
+			t.Fatal("it does not stop")
+		}
+		n, err := w.Scrub(w.ctx, 1<<30)
+		must(t, err)
+		if n.Blobs != 24 || n.Manifests != 2 || n.Damaged != 0 {
+			t.Fatalf("%+v", n)
+		}
+		w.sql(fmt.Sprintf(`UPDATE manifest SET size = 1 WHERE digest = '%s'`, sum(m)),
+			fmt.Sprintf(`UPDATE blob SET size = 1 WHERE digest = '%s'`, sum(all[7])))
+		for range 2 {
+			n, err = w.Scrub(w.ctx, 1<<30)
+			must(t, err)
+			if n.Blobs != 24 || n.Manifests != 2 || n.Damaged != 2 {
+				t.Fatalf("%+v", n)
+			}
+		}
+		if told := w.alarms(); len(told) != 2 || told[0] != "manifest "+string(sum(m)) || told[1] != "blob "+string(sum(all[7])) {
+			t.Errorf("on record: %q", told)
+		}
+		if w.has(repo, sum(all[7])) || !w.has(repo, sum(all[8])) {
+			t.Error("the wrong one was marked")
+		}
+		w.resolves(repo, tagged("b"), good)
+		began := time.Now()
+		if _, err := w.Scrub(w.ctx, 100_000); err != nil || time.Since(began) < 200*time.Millisecond {
+			t.Errorf("23 blobs of 1,000 bytes at 100,000 a second took %v, %v", time.Since(began), err)
+		}
 	})
 }

@@ -42,7 +42,7 @@ func (s *Store) Manifest(ctx context.Context, g access.Grant, repo ref.Repositor
 		return m, err
 	}
 	if m.Body, err = openManifest(ring, m); err != nil {
-		return m, s.manifestDamaged(ctx, g, repo, m, err)
+		return m, s.manifestDamaged(ctx, found(g, ledger.Detail{Repository: repo}), m, err)
 	}
 	if o&broken != 0 { // somebody has restored it
 		err = s.db.Write(ctx, func(tx *db.Tx) error { return unmarkManifest(ctx, tx, g.Registry(), repo, m.Digest) })

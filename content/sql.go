@@ -397,6 +397,34 @@ func vouch(ctx context.Context, tx *db.Tx, b stored, proof []byte) error {
 	return err
 }
 
+// A numbered blob or manifest is one of all, of every registry.
+type (
+	numberedBlob struct {
+		id       int64
+		registry string
+		digest   ref.Digest
+	}
+	numberedManifest struct {
+		id         int64
+		registry   string
+		repository ref.Repository
+		Manifest
+	}
+)
+
+func blobsAfter(ctx context.Context, q querier, after int64, n int) ([]numberedBlob, error) {
+	rows, err := q.Query(ctx, `SELECT id, registry, digest FROM blob WHERE id > $1 ORDER BY id LIMIT $2`, after, n)
+	return scan(rows, err, func(b *numberedBlob) []any { return []any{&b.id, &b.registry, &b.digest} })
+}
+
+func manifestsAfter(ctx context.Context, q querier, after int64, n int) ([]numberedManifest, error) {
+	rows, err := q.Query(ctx, `SELECT m.id, r.registry, r.name, m.digest, m.type, m.size, m.body FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.id > $1 AND m.deleted IS NULL ORDER BY m.id LIMIT $2`, after, n)
+	return scan(rows, err, func(m *numberedManifest) []any {
+		return []any{&m.id, &m.registry, &m.repository, &m.Digest, &m.MediaType, &m.Size, &m.Body}
+	})
+}
+
 // haveBlob makes the row of a blob whose parts bytes owns, or finds the one that
 // is there. It locks the row, so no sweep takes it away before the commit.
 func haveBlob(ctx context.Context, tx *db.Tx, registry string, d ref.Digest, size int64, bytes string, proof []byte) (id int64, owner string, err error) {

@@ -7,6 +7,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,7 +59,7 @@ func readPlatform(path string) (*Platform, error) {
 	if !info.Mode().IsRegular() || info.Size() != Size {
 		return nil, fmt.Errorf("platform key %s: not a file of %d bytes; restore it from its copy", path, Size)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if !private(f, info.Mode()) {
 		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
@@ -69,6 +70,29 @@ func readPlatform(path string) (*Platform, error) {
 		return nil, fmt.Errorf("platform key: %w", err)
 	}
 	return &Platform{key: hide(key[:])}, nil
+}
+
+// private reports whether nobody may read a file but its owner and the user of this
+// process. systemd gives a credential to a service's user by an access list, whose
+// mask looks like rights of the group.
+func private(f *os.File, mode fs.FileMode) bool {
+	if mode.Perm()&0o077 == 0 {
+		return true
+	}
+	var list [4 + 16*8]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), "system.posix_acl_access", list[:])
+	if err != nil || n < 4 || mode.Perm()&0o007 != 0 {
+		return false
+	}
+	const owner, user, mask = 0x01, 0x02, 0x10 // whom an entry is for; all others are groups or everybody
+	for e := list[4:n]; len(e) >= 8; e = e[8:] {
+		whom, may, id := binary.LittleEndian.Uint16(e), binary.LittleEndian.Uint16(e[2:]), binary.LittleEndian.Uint32(e[4:])
+		if may == 0 || whom == owner || whom == mask || whom == user && int(id) == os.Geteuid() {
+			continue
+		}
+		return false
+	}
+	return true
 }
 
 // createPlatform writes beside path and then links: unlike a rename, a link
