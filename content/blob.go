@@ -13,6 +13,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/object"
 	"breakwater/ref"
@@ -337,11 +338,8 @@ func (s *Store) read(ctx context.Context, e ledger.Event, b stored) (*reader, er
 func (s *Store) openStored(ctx context.Context, e ledger.Event, b stored) (*reader, error) {
 	tell := func(err error) error { return s.blobDamaged(ctx, e, b, err) }
 	if b.proof != nil {
-		ring, err := s.ring(ctx, e.Registry)
+		err := s.unseal(ctx, e.Registry, func(ring *keys.Ring) error { return proves(ring, b.digest, b.size, b.parts, b.proof) })
 		if err != nil {
-			return nil, err
-		}
-		if err := proves(ring, b.digest, b.size, b.parts, b.proof); err != nil {
 			return nil, tell(err)
 		}
 	}
@@ -422,16 +420,16 @@ func (r *reader) turn(i int) error {
 		return nil
 	}
 	r.Close()
-	ring, err := r.s.ring(r.ctx, r.registry)
-	if err != nil {
-		return err
-	}
 	p := r.parts[i]
 	o, err := r.s.objects.Open(r.ctx, p.object)
 	if err != nil {
 		return err
 	}
-	opened, err := seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object})
+	var opened *seal.Reader
+	err = r.s.unseal(r.ctx, r.registry, func(ring *keys.Ring) (err error) {
+		opened, err = seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object})
+		return err
+	})
 	if err == nil && opened.Size() != p.size {
 		err = seal.ErrDamaged
 	}

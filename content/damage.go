@@ -86,6 +86,23 @@ func (s *Store) ring(ctx context.Context, registry string) (*keys.Ring, error) {
 	return ring, err
 }
 
+// unseal opens something with the keys of a registry. If it names a version that they
+// lack, another process may have made that since: they are read again, once.
+func (s *Store) unseal(ctx context.Context, registry string, open func(*keys.Ring) error) error {
+	ring, err := s.ring(ctx, registry)
+	if err != nil {
+		return err
+	}
+	if err = open(ring); !errors.Is(err, seal.ErrDamaged) || fault.Of(err) != fault.Unavailable {
+		return err
+	}
+	s.rings.Forget(registry)
+	if ring, err = s.ring(ctx, registry); err != nil {
+		return err
+	}
+	return open(ring)
+}
+
 // blobDamaged tells that a blob is not what was stored, and marks it: from then on it
 // is not there for who asks whether to push it. It returns what a reader is told.
 // Other errors it returns as they are.

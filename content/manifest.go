@@ -37,11 +37,14 @@ func (s *Store) Manifest(ctx context.Context, g access.Grant, repo ref.Repositor
 	if err != nil {
 		return Manifest{}, err
 	}
-	ring, err := s.ring(ctx, g.Registry())
+	err = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error {
+		body, err := openManifest(ring, m)
+		if err == nil {
+			m.Body = body
+		}
+		return err
+	})
 	if err != nil {
-		return m, err
-	}
-	if m.Body, err = openManifest(ring, m); err != nil {
 		return m, s.manifestDamaged(ctx, found(g, ledger.Detail{Repository: repo}), m, err)
 	}
 	if o&broken != 0 { // somebody has restored it
@@ -222,7 +225,7 @@ func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, rep
 				return row, err
 			}
 		}
-		if row.damage, err = healManifest(ctx, tx, ring, row.id, m, sealed); err != nil {
+		if row.damage, err = s.healManifest(ctx, tx, ring.Registry(), row.id, m, sealed); err != nil {
 			return row, err
 		}
 		if !row.sparse {
@@ -245,13 +248,17 @@ func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, rep
 
 // healManifest puts the body that was pushed in the place of one that does not open,
 // and returns why that did not.
-func healManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, id int64, m Manifest, sealed []byte) (damage, err error) {
+func (s *Store) healManifest(ctx context.Context, tx *db.Tx, registry string, id int64, m Manifest, sealed []byte) (damage, err error) {
 	there := Manifest{Digest: m.Digest}
 	if there.Body, there.Size, err = sealedBody(ctx, tx, id); err != nil {
 		return nil, err
 	}
-	if _, damage = openManifest(ring, there); damage == nil {
-		return nil, nil
+	damage = s.unseal(ctx, registry, func(ring *keys.Ring) error {
+		_, err := openManifest(ring, there)
+		return err
+	})
+	if !damaged(damage) {
+		return nil, damage
 	}
 	return damage, replaceBody(ctx, tx, id, m.Size, sealed)
 }

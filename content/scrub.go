@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"breakwater/identity"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/ref"
 )
@@ -27,12 +28,11 @@ func (s *Store) Scrub(ctx context.Context, rate int64) (n Scrubbed, err error) {
 		some, err := manifestsAfter(ctx, s.db, after, 16)
 		for _, m := range some {
 			last = m.id
-			ring, err := s.ring(ctx, m.registry)
-			if err != nil {
-				continue
-			}
-			n.Manifests++
-			if _, err := openManifest(ring, m.Manifest); err != nil && damaged(err) {
+			err := s.unseal(ctx, m.registry, func(ring *keys.Ring) error {
+				_, err := openManifest(ring, m.Manifest)
+				return err
+			})
+			if n.Manifests++; damaged(err) {
 				n.Damaged++
 				_ = s.manifestDamaged(ctx, onItsOwn(m.registry, m.repository), m.Manifest, err)
 			}

@@ -161,11 +161,8 @@ func (s *Store) session(ctx context.Context, g access.Grant, repo ref.Repository
 	if !from.row {
 		return t, from, nil
 	}
-	ring, err := s.ring(ctx, g.Registry())
-	if err != nil {
-		return t, session{}, err
-	}
-	return t, from, s.uploadDamaged(ctx, g, repo, t.uuid, from.open(ring, t))
+	err = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error { return from.open(ring, t) })
+	return t, from, s.uploadDamaged(ctx, g, repo, t.uuid, err)
 }
 
 // accepts refuses a chunk that does not begin where the session is.
