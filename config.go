@@ -41,7 +41,11 @@ type config struct {
 	Domain    string           `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
 	Platform struct {
-		Key string `yaml:"key"` // file; "" is DATA/platform.key
+		Key    string `yaml:"key"` // file; "" is DATA/platform.key
+		PKCS11 struct {
+			Socket string `yaml:"socket"` // of breakwater-pkcs11; "" for a file that holds the key itself
+			Label  string `yaml:"label"`  // of the device's key that wraps it
+		} `yaml:"pkcs11"`
 	} `yaml:"platform"`
 	TLS struct {
 		Certificate string     `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
@@ -161,6 +165,9 @@ func (c *config) check() (err error) {
 	}
 	if c.Platform.Key == "" {
 		c.Platform.Key = filepath.Join(c.Data, "platform.key")
+	}
+	if device := c.Platform.PKCS11; (device.Socket == "") != (device.Label == "") {
+		return errors.New("platform.pkcs11: a socket and the label of a key are given together")
 	}
 	if at, err := transit.ParseAddress(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)

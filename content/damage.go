@@ -79,7 +79,7 @@ func found(g access.Grant, d ledger.Detail) ledger.Event {
 // told, like other damage.
 func (s *Store) ring(ctx context.Context, registry string) (*keys.Ring, error) {
 	ring, err := s.rings.Ring(ctx, registry)
-	if errors.Is(err, keys.ErrDamaged) {
+	if errors.Is(err, keys.ErrDamaged) || errors.Is(err, keys.ErrWrapped) {
 		e := ledger.Event{Registry: registry, Who: identity.ThisServer().Who()}
 		s.ledger.Alarm(ctx, ledger.Damage(e, "key", "registry/"+registry), err, nil)
 	}

@@ -35,7 +35,10 @@ type Platform struct {
 func OpenPlatform(path string) (*Platform, error) {
 	p, err := readPlatform(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := createPlatform(path); err != nil {
+		key := make([]byte, Size)
+		rand.Read(key)
+		defer clear(key)
+		if err := createPlatform(path, key); err != nil {
 			return nil, fmt.Errorf("create the platform key: %w", err)
 		}
 		p, err = readPlatform(path)
@@ -44,32 +47,48 @@ func OpenPlatform(path string) (*Platform, error) {
 }
 
 func readPlatform(path string) (*Platform, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("platform key %s: a symbolic link; name the file itself", path)
-	}
+	f, info, err := openOwn(path)
 	if err != nil {
-		return nil, fmt.Errorf("platform key: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("platform key: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Size() != Size {
+	if info.Size() != Size {
 		return nil, fmt.Errorf("platform key %s: not a file of %d bytes; restore it from its copy", path, Size)
-	}
-	if !private(f, info.Mode()) {
-		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
-	}
-	if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
-		return nil, fmt.Errorf("platform key %s: it belongs to somebody else (user %d); give it to the user that the server runs as", path, owner)
 	}
 	var key [Size]byte
 	if _, err := f.ReadAt(key[:], 0); err != nil {
 		return nil, fmt.Errorf("platform key: %w", err)
 	}
 	return &Platform{key: hide(key[:])}, nil
+}
+
+// openOwn opens a file that is one, and that nobody else can read or has put there.
+func openOwn(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, nil, fmt.Errorf("platform key %s: a symbolic link; name the file itself", path)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("platform key: %w", err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("platform key: %w", err)
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("platform key %s: not a file", path)
+	case !private(f, info.Mode()):
+		err = fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
+	default:
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
+			err = fmt.Errorf("platform key %s: it belongs to somebody else (user %d); give it to the user that the server runs as", path, owner)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 // private reports whether nobody may read a file but its owner and the user of this
@@ -97,7 +116,7 @@ func private(f *os.File, mode fs.FileMode) bool {
 
 // createPlatform writes beside path and then links: unlike a rename, a link
 // never replaces a key that another process made first.
-func createPlatform(path string) error {
+func createPlatform(path string, content []byte) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".platform-*") // mode 0600
 	if err != nil {
@@ -105,10 +124,7 @@ func createPlatform(path string) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	key := make([]byte, Size)
-	rand.Read(key)
-	defer clear(key)
-	if _, err := f.Write(key); err != nil {
+	if _, err := f.Write(content); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
