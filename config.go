@@ -42,7 +42,11 @@ type config struct {
 	Domain    string           `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
 	Platform struct {
-		Key string `yaml:"key"` // file; "" is DATA/platform.key
+		Key    string `yaml:"key"` // file; "" is DATA/platform.key
+		PKCS11 struct {
+			Socket string `yaml:"socket"` // of breakwater-pkcs11; "" for a file that holds the key itself
+			Label  string `yaml:"label"`  // of the device's key that wraps it
+		} `yaml:"pkcs11"`
 	} `yaml:"platform"`
 	TLS struct {
 		Certificate string     `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
@@ -76,6 +80,9 @@ type config struct {
 		Grace  time.Duration `yaml:"grace"`  // how long bytes without a name stay
 		Unused time.Duration `yaml:"unused"` // how long a blob stays that no manifest needs; 0 is for ever
 	} `yaml:"sweep"`
+	Scrub struct {
+		BytesPerSecond int64 `yaml:"bytesPerSecond"` // of blobs, to find damage before somebody needs them; 0 is no scrub
+	} `yaml:"scrub"`
 	Ledger struct {
 		Strict bool `yaml:"strict"` // a read is recorded beyond a power cut before it is answered
 	} `yaml:"ledger"`
@@ -160,6 +167,9 @@ func (c *config) check() (err error) {
 	if c.Platform.Key == "" {
 		c.Platform.Key = filepath.Join(c.Data, "platform.key")
 	}
+	if device := c.Platform.PKCS11; (device.Socket == "") != (device.Label == "") {
+		return errors.New("platform.pkcs11: a socket and the label of a key are given together")
+	}
 	if at, err := transit.ParseAddress(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	} else if at.Path != "" {
@@ -187,6 +197,9 @@ func (c *config) check() (err error) {
 	}
 	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
 		return errors.New("sweep: a time between sweeps is needed, and none is negative")
+	}
+	if c.Scrub.BytesPerSecond < 0 {
+		return errors.New("scrub.bytesPerSecond: none, or how many")
 	}
 	if err := c.checkWorkloads(); err != nil {
 		return fmt.Errorf("managedIdentity: %w", err)

@@ -206,6 +206,12 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
 		return nil
 	})
+	if c.Scrub.BytesPerSecond > 0 {
+		work.Go(func() error {
+			h.ledger.Lead(run, "scrub", 24*time.Hour, h.scrub(c, log))
+			return nil
+		})
+	}
 	if papers.acme != nil {
 		work.Go(func() error {
 			h.ledger.Lead(run, "certificates", 2*time.Second, papers.acme.Order)
@@ -280,6 +286,15 @@ func (h *house) sweep(c *config, log *slog.Logger) func(context.Context) error {
 		if swept != (content.Swept{}) {
 			log.Info("swept", "uploads", swept.Uploads, "manifests", swept.Manifests, "repositories", swept.Repositories, "links", swept.Links, "blobs", swept.Blobs, "objects", swept.Objects)
 		}
+		return err
+	}
+}
+
+// scrub reads all that is stored, once.
+func (h *house) scrub(c *config, log *slog.Logger) func(context.Context) error {
+	return func(ctx context.Context) error {
+		n, err := h.content.Scrub(ctx, c.Scrub.BytesPerSecond)
+		log.Info("scrubbed", "blobs", n.Blobs, "manifests", n.Manifests, "damaged", n.Damaged)
 		return err
 	}
 }

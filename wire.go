@@ -76,8 +76,8 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	if absent(c.Platform.Key) && !absent(bytes) {
 		return nil, fmt.Errorf("the platform key %s is missing, and nothing else opens what lies in %s: put it back, or name it with --platform-key", c.Platform.Key, c.Data)
 	}
-	if h.platform, err = keys.OpenPlatform(c.Platform.Key); err != nil {
-		return nil, fmt.Errorf("platform key: %w", err)
+	if h.platform, err = openPlatform(ctx, c); err != nil {
+		return nil, err
 	}
 	objects, err := object.NewDisk(bytes, fatal)
 	if err != nil {
@@ -104,6 +104,9 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "breakwater_damage_total", Help: "Things stored that were found not to be what was stored. Each is refused and on record.",
+	}, func() float64 { return float64(h.ledger.Alarms()) }))
 	h.documents = resource.New(h.db)
 	h.border.Open(h.documents, h.ledger)
 	h.rings = keys.NewRings(h.db, h.platform)
@@ -128,6 +131,22 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
 	})
 	return h, nil
+}
+
+// openPlatform opens the platform key, with the device that wraps it if there is one.
+func openPlatform(ctx context.Context, c *config) (*keys.Platform, error) {
+	if c.Platform.PKCS11.Socket == "" {
+		return keys.OpenPlatform(c.Platform.Key)
+	}
+	socket, err := filepath.Abs(c.Platform.PKCS11.Socket)
+	if err != nil {
+		return nil, err
+	}
+	device, err := keys.NewPKCS11(keys.Reach{Directory: filepath.Dir(socket)}, filepath.Base(socket))
+	if err != nil {
+		return nil, fmt.Errorf("platform.pkcs11: %w", err)
+	}
+	return keys.OpenWrappedPlatform(ctx, c.Platform.Key, device, c.Platform.PKCS11.Label)
 }
 
 func absent(path string) bool {

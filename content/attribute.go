@@ -38,6 +38,7 @@ const (
 	noList
 	noRead
 	quarantined // the manifest, or that of the tag, may be pulled by who may read quarantine
+	broken      // the manifest was found damaged
 
 	locked = noDelete | noWrite // what keeps a thing from being deleted
 )
@@ -442,11 +443,11 @@ func (s *Store) about(ctx context.Context, g access.Grant, repo ref.Repository, 
 	if doc.config.size > maxConfig || !slices.Contains([]string{"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}, a.config) {
 		return a
 	}
-	size, parts, _, err := blobParts(ctx, s.db, g.Registry(), repo, doc.config.digest)
-	if err != nil || size != doc.config.size {
+	b, _, err := blobParts(ctx, s.db, g.Registry(), repo, doc.config.digest)
+	if err != nil || b.size != doc.config.size {
 		return a
 	}
-	r, err := s.open(ctx, g.Registry(), size, parts)
+	r, err := s.read(ctx, found(g, ledger.Detail{Repository: repo}), b)
 	if err != nil {
 		return a
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/object"
 	"breakwater/ref"
@@ -26,30 +28,37 @@ type Blob struct {
 	io.ReadSeekCloser
 }
 
-// StatBlob tells whether the repository has a blob; if not, BlobUnknown.
+// StatBlob tells whether the repository has a blob; if not, BlobUnknown. One that was
+// found damaged is not there: who asks before a push shall push it again.
 func (s *Store) StatBlob(ctx context.Context, g access.Grant, repo ref.Repository, d ref.Digest) (Blob, error) {
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Blob{}, err
 	}
-	_, size, o, err := statBlob(ctx, s.db, g.Registry(), repo, d)
+	_, size, whole, o, err := statBlob(ctx, s.db, g.Registry(), repo, d)
+	if err == nil && !whole {
+		err = unknown(fault.BlobUnknown)
+	}
 	return Blob{Digest: d, Size: size}, o.forbids(noRead, err)
 }
 
 // Blob opens a blob for reading from any place on. What it yields is what was
-// stored; where that is damaged or gone, Blob or Read fails.
+// stored; where that is damaged or gone, Blob or Read is Damaged, and it is on record.
 func (s *Store) Blob(ctx context.Context, g access.Grant, repo ref.Repository, d ref.Digest) (*Blob, error) {
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return nil, err
 	}
-	size, parts, o, err := blobParts(ctx, s.db, g.Registry(), repo, d)
+	b, o, err := blobParts(ctx, s.db, g.Registry(), repo, d)
 	if err = o.forbids(noRead, err); err != nil {
 		return nil, err
 	}
-	r, err := s.open(ctx, g.Registry(), size, parts)
+	if err := b.refused(now()); err != nil {
+		return nil, err
+	}
+	r, err := s.read(ctx, found(g, ledger.Detail{Repository: repo}), b)
 	if err != nil {
 		return nil, err
 	}
-	return &Blob{d, size, r}, nil
+	return &Blob{d, b.size, r}, nil
 }
 
 // PutBlob stores a blob from one request. size is what the request said, or -1.
@@ -86,11 +95,11 @@ func (s *Store) Mount(ctx context.Context, g access.Grant, repo ref.Repository, 
 	b := Blob{Digest: d}
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
 		at := now()
-		id, size, o, err := statBlob(ctx, tx, g.Registry(), sources[i], d)
+		id, size, whole, o, err := statBlob(ctx, tx, g.Registry(), sources[i], d)
 		if err != nil {
 			return err
 		}
-		if o&noRead != 0 {
+		if o&noRead != 0 || !whole {
 			return unknown(fault.BlobUnknown)
 		}
 		repository, err := haveRepository(ctx, tx, g.Registry(), repo, at)
@@ -121,7 +130,7 @@ func (s *Store) DeleteBlob(ctx context.Context, g access.Grant, repo ref.Reposit
 		if err = o.forbids(locked, err); err != nil {
 			return absent(err, fault.NameUnknown)
 		}
-		id, _, _, err := statBlob(ctx, tx, g.Registry(), repo, d)
+		id, _, _, _, err := statBlob(ctx, tx, g.Registry(), repo, d)
 		if err != nil {
 			return err
 		}
@@ -194,7 +203,7 @@ func (s *Store) put(ctx context.Context, registry string, at int64, src *source)
 		}
 		return part{}, func() {}, src.err
 	}
-	ring, err := s.rings.Ring(ctx, registry)
+	ring, err := s.ring(ctx, registry)
 	if err != nil {
 		return part{}, func() {}, err
 	}
@@ -238,6 +247,14 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	if owner == "" {
 		owner = p.object
 	}
+	ring, err := s.ring(ctx, g.Registry())
+	if err != nil {
+		return Blob{}, err
+	}
+	proof, err := prove(ring, d, b.Size, from.chain.then(p))
+	if err != nil {
+		return Blob{}, err
+	}
 	var won, lost bool              // whether the parts have a name now; whether another request ended the session
 	var held, whole, damaged string // who owns the bytes that the registry has already, and what they are known to be
 	detail := ledger.Detail{Repository: repo, Digest: d, Size: b.Size}
@@ -255,7 +272,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		if err != nil {
 			return err
 		}
-		id, bytes, err := haveBlob(ctx, tx, g.Registry(), d, b.Size, owner)
+		id, bytes, err := haveBlob(ctx, tx, g.Registry(), d, b.Size, owner, proof)
 		if err != nil {
 			return err
 		}
@@ -270,7 +287,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		case !won && from.row:
 			return disown(ctx, tx, owner, at)
 		case bytes == damaged:
-			err = replaceBytes(ctx, tx, id, bytes, owner, at)
+			err = replaceBytes(ctx, tx, id, bytes, owner, b.Size, proof, at)
 		}
 		if err == nil && won && p.object != "" {
 			err = insertPart(ctx, tx, g.Registry(), owner, p)
@@ -286,9 +303,12 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	}
 	// Who sends what is there already may do so because it cannot be read.
 	for err = put(); err == errUnread; err = put() {
-		if s.examine(ctx, g.Registry(), b.Size, held) == nil {
+		there, err := findStored(ctx, s.db, g.Registry(), d)
+		switch {
+		case err != nil || there.bytes != held: // it has gone, or somebody else has replaced it
+		case s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there, io.Discard) == nil:
 			whole = held
-		} else {
+		default:
 			damaged, detail.More = held, map[string]string{"replaced": "damaged"}
 		}
 	}
@@ -305,36 +325,75 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 // errUnread undoes a push until somebody has read the bytes that are there.
 var errUnread = errors.New("content: the registry has this blob; nobody knows how it is")
 
-// examine reads all that owner owns.
-func (s *Store) examine(ctx context.Context, registry string, size int64, owner string) error {
-	parts, err := ownedParts(ctx, s.db, owner)
+// read opens a blob whose objects are proven to be its own.
+func (s *Store) read(ctx context.Context, e ledger.Event, b stored) (*reader, error) {
+	if b.proof == nil {
+		if err := s.examine(ctx, e, b, io.Discard); err != nil {
+			return nil, err
+		}
+	}
+	return s.openStored(ctx, e, b)
+}
+
+func (s *Store) openStored(ctx context.Context, e ledger.Event, b stored) (*reader, error) {
+	tell := func(err error) error { return s.blobDamaged(ctx, e, b, err) }
+	if b.proof != nil {
+		err := s.unseal(ctx, e.Registry, func(ring *keys.Ring) error { return proves(ring, b.digest, b.size, b.parts, b.proof) })
+		if err != nil {
+			return nil, tell(err)
+		}
+	}
+	return s.open(ctx, e.Registry, b.size, b.parts, tell)
+}
+
+// examine reads all of a blob, as fast as pace takes it. One that is whole is proven
+// then, and no longer known as damaged.
+func (s *Store) examine(ctx context.Context, e ledger.Event, b stored, pace io.Writer) error {
+	r, err := s.openStored(ctx, e, b)
 	if err != nil {
 		return err
 	}
-	r, err := s.open(ctx, registry, size, parts)
+	defer r.Close()
+	h := b.digest.Algorithm().New()
+	if _, err := r.WriteTo(io.MultiWriter(h, pace)); err != nil {
+		return err
+	}
+	if b.digest.Algorithm().Digest(h) != b.digest {
+		return r.tell(fmt.Errorf("%w: the bytes of the blob are not those of its digest", seal.ErrDamaged))
+	}
+	if b.proof != nil && b.marked == nil {
+		return nil
+	}
+	ring, err := s.ring(ctx, e.Registry)
 	if err != nil {
 		return err
 	}
-	_, err = r.WriteTo(io.Discard)
-	return errors.Join(err, r.Close())
+	proof, err := prove(ring, b.digest, b.size, chained(b.parts))
+	if err != nil {
+		return err
+	}
+	return s.db.Write(ctx, func(tx *db.Tx) error { return vouch(ctx, tx, b, proof) })
 }
 
 // open reads parts one after the other. It opens the first at once, so that what
-// is missing is an error before the first byte is promised.
-func (s *Store) open(ctx context.Context, registry string, size int64, parts []part) (*reader, error) {
+// is missing is an error before the first byte is promised. tell makes of an error
+// what a reader is told.
+func (s *Store) open(ctx context.Context, registry string, size int64, parts []part, tell func(error) error) (*reader, error) {
 	end := int64(0)
 	for _, p := range parts {
 		if p.at != end {
-			return nil, errors.New("content: the parts of a blob do not fit together")
+			return nil, tell(fmt.Errorf("%w: the parts do not fit together", seal.ErrDamaged))
 		}
 		end += p.size
 	}
 	if end != size {
-		return nil, errors.New("content: the parts of a blob are not as long as it is")
+		return nil, tell(fmt.Errorf("%w: the parts are not as long as the whole", seal.ErrDamaged))
 	}
-	r := &reader{ctx: ctx, s: s, registry: registry, size: size, parts: parts, current: -1}
+	r := &reader{ctx: ctx, s: s, registry: registry, size: size, parts: parts, tell: tell, current: -1}
 	if len(parts) > 0 {
-		return r, r.turn(0)
+		if err := r.turn(0); err != nil {
+			return nil, tell(err)
+		}
 	}
 	return r, nil
 }
@@ -347,6 +406,7 @@ type reader struct {
 	registry string
 	size     int64
 	parts    []part
+	tell     func(error) error
 	pos      int64
 
 	current int // the part that is open, or -1
@@ -360,16 +420,16 @@ func (r *reader) turn(i int) error {
 		return nil
 	}
 	r.Close()
-	ring, err := r.s.rings.Ring(r.ctx, r.registry)
-	if err != nil {
-		return err
-	}
 	p := r.parts[i]
 	o, err := r.s.objects.Open(r.ctx, p.object)
 	if err != nil {
 		return err
 	}
-	opened, err := seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object})
+	var opened *seal.Reader
+	err = r.s.unseal(r.ctx, r.registry, func(ring *keys.Ring) (err error) {
+		opened, err = seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object})
+		return err
+	})
 	if err == nil && opened.Size() != p.size {
 		err = seal.ErrDamaged
 	}
@@ -402,11 +462,11 @@ func (r *reader) here() (left int64, err error) {
 
 func (r *reader) Read(b []byte) (int, error) {
 	if _, err := r.here(); err != nil {
-		return 0, err
+		return 0, r.tell(err)
 	}
 	n, err := r.stream.Read(b)
 	r.pos += int64(n)
-	return n, err
+	return n, r.tell(err)
 }
 
 // WriteTo implements io.WriterTo.
@@ -421,13 +481,13 @@ func (r *reader) WriteN(w io.Writer, n int64) (written int64, err error) {
 			return written, nil
 		}
 		if err != nil {
-			return written, err
+			return written, r.tell(err)
 		}
 		m, err := r.stream.WriteN(w, min(left, n-written))
 		r.pos += m
 		written += m
 		if err != nil {
-			return written, err
+			return written, r.tell(err)
 		}
 	}
 	return written, nil

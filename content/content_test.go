@@ -73,7 +73,7 @@ func TestZeroGrantOpensNothing(t *testing.T) {
 			}
 		}
 		for i := range reflect.TypeFor[*Store]().NumMethod() {
-			if m := reflect.TypeFor[*Store]().Method(i).Name; calls[m] == nil && m != "Sweep" && m != "Usage" {
+			if m := reflect.TypeFor[*Store]().Method(i).Name; calls[m] == nil && m != "Sweep" && m != "Scrub" && m != "Usage" {
 				t.Errorf("%s asks no grant that this test knows", m)
 			}
 		}
@@ -482,14 +482,23 @@ func TestDamagedBytesAreAnErrorAndNeverWrongContent(t *testing.T) {
 		} {
 			must(t, os.WriteFile(path, damage(bytes.Clone(stored)), 0o600))
 			got, err := w.pull(repo, sum(b))
-			if !errors.Is(err, seal.ErrDamaged) || !bytes.HasPrefix(b, got) {
+			if !errors.Is(err, seal.ErrDamaged) || fault.Of(err) != fault.Damaged || !bytes.HasPrefix(b, got) {
 				t.Errorf("%d bytes, %v", len(got), err)
 			}
+			w.later()
 		}
 		must(t, os.Remove(path))
-		if _, err := w.Blob(w.ctx, w.owner, repo, sum(b)); fault.Of(err) != fault.Internal || err == nil {
-			t.Errorf("vanished: %v", err)
+		_, err = w.Blob(w.ctx, w.owner, repo, sum(b))
+		wants(t, err, fault.Damaged)
+		if w.has(repo, sum(b)) {
+			t.Error("who asks before a push is told that it is there")
 		}
+		if told := w.alarms(); len(told) != 1 || told[0] != "blob "+string(sum(b)) {
+			t.Errorf("on record: %q", told)
+		}
+		must(t, os.WriteFile(path, stored, 0o600))
+		w.later()
+		w.reads(repo, b) // the operator has restored it
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/seal"
@@ -26,36 +27,41 @@ type Manifest struct {
 	Body      []byte
 }
 
-// Manifest reads a manifest; an absent one is ManifestUnknown or TagUnknown.
+// Manifest reads a manifest; an absent one is ManifestUnknown or TagUnknown. One that
+// is not what was stored is Damaged, and on record.
 func (s *Store) Manifest(ctx context.Context, g access.Grant, repo ref.Repository, r ref.Reference) (Manifest, error) {
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Manifest{}, err
 	}
-	m, o, err := findManifest(ctx, s.db, g.Registry(), repo, r, true)
-	if err == nil && o != 0 {
-		err = o.pull(g, repo, r)
-	}
+	m, o, err := s.manifest(ctx, g, repo, r, true)
 	if err != nil {
 		return Manifest{}, err
 	}
-	ring, err := s.rings.Ring(ctx, g.Registry())
+	err = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error {
+		body, err := openManifest(ring, m)
+		if err == nil {
+			m.Body = body
+		}
+		return err
+	})
 	if err != nil {
-		return m, err
+		return m, s.manifestDamaged(ctx, found(g, ledger.Detail{Repository: repo}), m, err)
 	}
-	if m.Body, err = seal.OpenSmall(ring, manifestPlace(g, m.Digest), m.Body); err != nil {
-		return m, fmt.Errorf("manifest %s: %w", m.Digest, err)
+	if o&broken != 0 { // somebody has restored it
+		err = s.db.Write(ctx, func(tx *db.Tx) error { return unmarkManifest(ctx, tx, g.Registry(), repo, m.Digest) })
 	}
-	return m, nil
+	return m, err
 }
 
-// HeadManifest is Manifest without its Body.
+// HeadManifest is Manifest without its Body. One that was found damaged is not there:
+// who asks before a push shall push it again.
 func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repository, r ref.Reference) (Manifest, error) {
 	if err := g.Allows(access.ContentRead, g.RepositoryScope(repo)); err != nil {
 		return Manifest{}, err
 	}
-	m, o, err := findManifest(ctx, s.db, g.Registry(), repo, r, false)
-	if err == nil && o != 0 {
-		err = o.pull(g, repo, r)
+	m, o, err := s.manifest(ctx, g, repo, r, false)
+	if err == nil && o&broken != 0 {
+		err = unknown(fault.ManifestUnknown)
 	}
 	if err != nil {
 		return Manifest{}, err
@@ -63,10 +69,34 @@ func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repos
 	return m, nil
 }
 
+// manifest finds a manifest that the caller may pull, with its body as it is sealed.
+func (s *Store) manifest(ctx context.Context, g access.Grant, repo ref.Repository, r ref.Reference, body bool) (Manifest, off, error) {
+	m, o, said, err := findManifest(ctx, s.db, g.Registry(), repo, r, body)
+	if err == nil && o != 0 {
+		err = o.pull(g, repo, r)
+	}
+	if err == nil && said != m.Digest {
+		err = s.tagDamaged(ctx, g, repo, r.Tag, said, m.Digest)
+	}
+	return m, o, err
+}
+
+// openManifest opens the body of a manifest where it lies.
+func openManifest(ring *keys.Ring, m Manifest) ([]byte, error) {
+	body, err := seal.OpenSmall(ring, manifestPlace(ring.Registry(), m.Digest), m.Body)
+	if err == nil && int64(len(body)) != m.Size {
+		err = fmt.Errorf("%w: it has %d bytes, not %d", seal.ErrDamaged, len(body), m.Size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", m.Digest, err)
+	}
+	return body, nil
+}
+
 // manifestPlace binds a body to its digest: two repositories of one registry may
 // hold the same sealed bytes, no two digests may.
-func manifestPlace(g access.Grant, d ref.Digest) seal.Place {
-	return seal.Place{Registry: g.Registry(), Object: "manifest/" + string(d)}
+func manifestPlace(registry string, d ref.Digest) seal.Place {
+	return seal.Place{Registry: registry, Object: "manifest/" + string(d)}
 }
 
 // A Push is a manifest as a client sends it.
@@ -104,11 +134,11 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 		return Pushed{}, err
 	}
 	m := Manifest{Digest: digest, MediaType: doc.mediaType, Artifact: doc.artifact, Size: int64(len(p.Body))}
-	ring, err := s.rings.Ring(ctx, g.Registry())
+	ring, err := s.ring(ctx, g.Registry())
 	if err != nil {
 		return Pushed{}, err
 	}
-	sealed, err := seal.Small(ring.Current(), manifestPlace(g, digest), p.Body)
+	sealed, err := seal.Small(ring.Current(), manifestPlace(g.Registry(), digest), p.Body)
 	if err != nil {
 		return Pushed{}, err
 	}
@@ -120,6 +150,8 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 		a.off, a.quarantine = quarantined, Quarantined
 	}
 	d := ledger.Detail{Repository: repo, Digest: digest, MediaType: m.MediaType, ArtifactType: m.Artifact, Size: m.Size}
+	alarm := ledger.Damage(found(g, d), "manifest", string(digest))
+	var row manifestRow
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
 		at := now()
 		repository, err := touchRepository(ctx, tx, g.Registry(), repo, at)
@@ -129,21 +161,28 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 		if a.untagged = nil; len(tags) == 0 {
 			a.untagged = &at
 		}
-		id, o, err := s.putManifest(ctx, tx, g.Registry(), repository, m, doc, a, sealed, at, rules)
-		if err != nil {
+		if row, err = s.putManifest(ctx, tx, ring, repository, m, doc, a, sealed, at, rules); err != nil {
 			return err
 		}
-		if d.More = nil; o&quarantined != 0 {
-			d.More = map[string]string{"quarantineState": Quarantined}
+		d.More = map[string]string{}
+		if row.off&quarantined != 0 {
+			d.More["quarantineState"] = Quarantined
 		}
-		events := make([]ledger.Event, 0, 1+len(tags))
+		events := make([]ledger.Event, 0, 2+len(tags))
+		if row.damage != nil {
+			d.More["replaced"] = "damaged"
+			if row.off&broken == 0 { // else it is on record already
+				events = append(events, alarm)
+			}
+		}
+		said := len(events)
 		for _, d.Tag = range tags {
-			if err := moveTag(ctx, tx, repository, d.Tag, digest, id, at, o&quarantined); err != nil {
+			if err := moveTag(ctx, tx, repository, d.Tag, digest, row.id, at, row.off&quarantined); err != nil {
 				return err
 			}
 			events = append(events, event(g, PushManifest, d))
 		}
-		if len(events) == 0 {
+		if len(events) == said {
 			events = append(events, event(g, PushManifest, d))
 		}
 		return s.ledger.Append(ctx, tx, events...)
@@ -151,54 +190,77 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 	if err != nil {
 		return Pushed{}, err
 	}
+	if row.damage != nil && row.off&broken == 0 {
+		s.ledger.Told(ctx, alarm, row.damage)
+	}
 	return Pushed{Manifest: m, Subject: doc.subject, Tags: tags}, nil
 }
 
-// putManifest makes the rows of a manifest unless they are there, and returns its
-// id and what may not be done with it.
-func (s *Store) putManifest(ctx context.Context, tx *db.Tx, registry string, repository int64, m Manifest, doc *document, a about, sealed []byte, at int64, rules Rules) (int64, off, error) {
+// putManifest makes the rows of a manifest unless they are there, and returns what
+// there is of it. A body that is damaged is replaced.
+func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, repository int64, m Manifest, doc *document, a about, sealed []byte, at int64, rules Rules) (manifestRow, error) {
 	row, err := findManifestRow(ctx, tx, repository, m.Digest)
 	switch {
 	case errors.Is(err, db.ErrNoRows):
 		row = manifestRow{total: a.total, off: a.off}
 		if row.id, err = insertManifest(ctx, tx, repository, m, a, sealed, at); err != nil {
-			return 0, 0, err
+			return row, err
 		}
 		if doc.subject != "" {
 			if err := insertReferrer(ctx, tx, repository, row.id, doc.subject, m.Artifact, doc.descriptor(m)); err != nil {
-				return 0, 0, err
+				return row, err
 			}
 		}
 	case err != nil:
-		return 0, 0, err
+		return row, err
 	case row.deleted:
-		return 0, 0, fault.New(fault.Conflict, "this manifest was deleted and is in the trash; restore it, or wait until it is gone")
+		return row, fault.New(fault.Conflict, "this manifest was deleted and is in the trash; restore it, or wait until it is gone")
 	case row.off&noWrite != 0:
-		return 0, 0, disallowed(noWrite)
+		return row, disallowed(noWrite)
 	case row.mediaType != m.MediaType:
-		return 0, 0, fault.New(fault.ManifestInvalid, "this manifest was pushed as %s before; push it as that", row.mediaType)
+		return row, fault.New(fault.ManifestInvalid, "this manifest was pushed as %s before; push it as that", row.mediaType)
 	default:
 		if a.untagged == nil { // it gets a tag
 			if err := tagManifest(ctx, tx, row.id); err != nil {
-				return 0, 0, err
+				return row, err
 			}
 		}
+		if row.damage, err = s.healManifest(ctx, tx, ring.Registry(), row.id, m, sealed); err != nil {
+			return row, err
+		}
 		if !row.sparse {
-			return row.id, row.off, nil // it has all that it names, and that cannot go
+			return row, nil // it has all that it names, and that cannot go
 		}
 	}
-	missing, more, err := s.need(ctx, tx, registry, repository, row.id, doc)
+	missing, more, err := s.need(ctx, tx, ring.Registry(), repository, row.id, doc)
 	if err != nil {
-		return 0, 0, err
+		return row, err
 	}
 	if len(missing) > 0 && !rules.Sparse {
-		return 0, 0, fault.New(fault.ManifestBlobUnknown, "the manifest names %d blobs or manifests that this repository does not have; push them first", len(missing)).
+		return row, fault.New(fault.ManifestBlobUnknown, "the manifest names %d blobs or manifests that this repository does not have; push them first", len(missing)).
 			With(map[string]any{"digests": first(missing, 100)})
 	}
 	if total := a.total + more; row.sparse != (len(missing) > 0) || row.total != total {
-		return row.id, row.off, markManifest(ctx, tx, row.id, len(missing) > 0, total)
+		return row, markManifest(ctx, tx, row.id, len(missing) > 0, total)
 	}
-	return row.id, row.off, nil
+	return row, nil
+}
+
+// healManifest puts the body that was pushed in the place of one that does not open,
+// and returns why that did not.
+func (s *Store) healManifest(ctx context.Context, tx *db.Tx, registry string, id int64, m Manifest, sealed []byte) (damage, err error) {
+	there := Manifest{Digest: m.Digest}
+	if there.Body, there.Size, err = sealedBody(ctx, tx, id); err != nil {
+		return nil, err
+	}
+	damage = s.unseal(ctx, registry, func(ring *keys.Ring) error {
+		_, err := openManifest(ring, there)
+		return err
+	})
+	if !damaged(damage) {
+		return nil, damage
+	}
+	return damage, replaceBody(ctx, tx, id, m.Size, sealed)
 }
 
 // need makes an edge to each thing that the document names, and returns those

@@ -93,10 +93,11 @@ func listTags(ctx context.Context, q querier, repository int64, after string, n 
 // already. What the tag allows stays as it was. The repository is locked.
 func moveTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag, d ref.Digest, manifest, at int64, held off) error {
 	var current int64
+	var said ref.Digest
 	var o off
 	created := at
-	err := tx.QueryRow(ctx, `SELECT manifest, off, created FROM tag WHERE repository = $1 AND name = $2 AND until IS NULL`, repository, t).Scan(&current, &o, &created)
-	if err == nil && current == manifest {
+	err := tx.QueryRow(ctx, `SELECT manifest, digest, off, created FROM tag WHERE repository = $1 AND name = $2 AND until IS NULL`, repository, t).Scan(&current, &said, &o, &created)
+	if err == nil && current == manifest && said == d {
 		return nil
 	}
 	if err = o.forbids(noWrite, err); err == nil {
@@ -127,10 +128,10 @@ func endTag(ctx context.Context, tx *db.Tx, repository int64, t ref.Tag, at int6
 // The four ways to look for a manifest: with its body or without, by digest or by
 // tag. Each is one query.
 const (
-	headOf     = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off FROM `
-	bodyOf     = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off, m.body FROM `
-	headOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off | t.off FROM `
-	bodyOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, r.off | m.off | t.off, m.body FROM `
+	headOf     = `SELECT m.digest, m.type, m.artifact, m.size, m.digest, r.off | m.off FROM `
+	bodyOf     = `SELECT m.digest, m.type, m.artifact, m.size, m.digest, r.off | m.off, m.body FROM `
+	headOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, t.digest, r.off | m.off | t.off FROM `
+	bodyOfTag  = `SELECT m.digest, m.type, m.artifact, m.size, t.digest, r.off | m.off | t.off, m.body FROM `
 	byDigest   = `repository r JOIN manifest m ON m.repository = r.id WHERE r.registry = $1 AND r.name = $2 AND r.deleted IS NULL AND m.digest = $3 AND m.deleted IS NULL`
 	byTag      = `repository r JOIN tag t ON t.repository = r.id JOIN manifest m ON m.id = t.manifest WHERE r.registry = $1 AND r.name = $2 AND t.name = $3 AND t.until IS NULL`
 	headDigest = headOf + byDigest
@@ -139,10 +140,10 @@ const (
 	bodyTag    = bodyOfTag + byTag
 )
 
-// findManifest returns the body as it is sealed, and what may not be done with the
-// manifest where it was found.
-func findManifest(ctx context.Context, q querier, registry string, repo ref.Repository, r ref.Reference, body bool) (m Manifest, o off, err error) {
-	text, into, missing := headDigest, []any{&m.Digest, &m.MediaType, &m.Artifact, &m.Size, &o}, fault.ManifestUnknown
+// findManifest returns the body as it is sealed, what may not be done with the
+// manifest where it was found, and the digest that the row that led there gives.
+func findManifest(ctx context.Context, q querier, registry string, repo ref.Repository, r ref.Reference, body bool) (m Manifest, o off, said ref.Digest, err error) {
+	text, into, missing := headDigest, []any{&m.Digest, &m.MediaType, &m.Artifact, &m.Size, &said, &o}, fault.ManifestUnknown
 	if body {
 		text, into = bodyDigest, append(into, &m.Body)
 	}
@@ -153,7 +154,7 @@ func findManifest(ctx context.Context, q querier, registry string, repo ref.Repo
 		}
 	}
 	err = q.QueryRow(ctx, text, registry, repo, r.String()).Scan(into...)
-	return m, o, absent(err, missing)
+	return m, o, said, absent(err, missing)
 }
 
 // A manifestRow is what a change has to know of a manifest.
@@ -164,12 +165,37 @@ type manifestRow struct {
 	total     int64
 	off       off
 	deleted   bool
+	damage    error // why its body did not open and was replaced; nil if it did
 }
 
 func findManifestRow(ctx context.Context, tx *db.Tx, repository int64, d ref.Digest) (m manifestRow, err error) {
 	err = tx.QueryRow(ctx, `SELECT id, type, sparse, total, off, deleted IS NOT NULL FROM manifest WHERE repository = $1 AND digest = $2`, repository, d).
 		Scan(&m.id, &m.mediaType, &m.sparse, &m.total, &m.off, &m.deleted)
 	return m, err
+}
+
+// sealedBody is the body of a manifest as it lies in its row.
+func sealedBody(ctx context.Context, tx *db.Tx, id int64) (body []byte, size int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT body, size FROM manifest WHERE id = $1`, id).Scan(&body, &size)
+	return body, size, err
+}
+
+// replaceBody puts a body in the place of one that is damaged.
+func replaceBody(ctx context.Context, tx *db.Tx, id, size int64, sealed []byte) error {
+	_, err := tx.Exec(ctx, `UPDATE manifest SET body = $2, size = $3, off = off & $4 WHERE id = $1`, id, sealed, size, ^broken)
+	return err
+}
+
+// markManifestDamaged is false if that was known.
+func markManifestDamaged(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, d ref.Digest) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE manifest SET off = off | $4 WHERE repository = `+theRepository+` AND digest = $3 AND (off & $4) = 0`, registry, repo, d, broken)
+	return n > 0, err
+}
+
+// unmarkManifest is for one that is whole again.
+func unmarkManifest(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, d ref.Digest) error {
+	_, err := tx.Exec(ctx, `UPDATE manifest SET off = off & $4 WHERE repository = `+theRepository+` AND digest = $3`, registry, repo, d, ^broken)
+	return err
 }
 
 func insertManifest(ctx context.Context, tx *db.Tx, repository int64, m Manifest, a about, sealed []byte, at int64) (id int64, err error) {
@@ -289,50 +315,127 @@ const (
 	isTheBlob  = ` WHERE r.registry = $1 AND r.name = $2 AND r.deleted IS NULL AND b.registry = $1 AND b.digest = $3`
 )
 
-func statBlob(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (id, size int64, o off, err error) {
-	err = q.QueryRow(ctx, `SELECT b.id, b.size, r.off FROM `+linkedBlob+isTheBlob, registry, repo, d).Scan(&id, &size, &o)
-	return id, size, o, absent(err, fault.BlobUnknown)
+// statBlob tells also of a blob that is known to be damaged.
+func statBlob(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (id, size int64, whole bool, o off, err error) {
+	err = q.QueryRow(ctx, `SELECT b.id, b.size, b.damaged IS NULL, r.off FROM `+linkedBlob+isTheBlob, registry, repo, d).Scan(&id, &size, &whole, &o)
+	return id, size, whole, o, absent(err, fault.BlobUnknown)
 }
 
-// blobParts returns the blob's size and what it is made of: nothing, if it is empty.
-func blobParts(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (size int64, parts []part, o off, err error) {
-	rows, err := q.Query(ctx, `SELECT b.size, r.off, p.object, p.at, p.size FROM `+linkedBlob+`LEFT JOIN part p ON p.owner = b.bytes`+isTheBlob+` ORDER BY p.at`, registry, repo, d)
+// A stored blob is what the rows say of it.
+type stored struct {
+	id     int64
+	digest ref.Digest
+	size   int64
+	bytes  string // who owns the parts
+	proof  []byte // nil if nobody has read it since proofs are made
+	marked *int64 // when it was found damaged
+	parts  []part // none, if it is empty
+}
+
+const (
+	storedBlob = `SELECT b.id, b.size, b.bytes, CASE WHEN COALESCE(p.at, 0) = 0 THEN b.proof END, b.damaged, p.object, p.at, p.size, `
+	itsParts   = `LEFT JOIN part p ON p.owner = b.bytes`
+)
+
+// blobParts returns a blob of the repository, and what the repository allows.
+func blobParts(ctx context.Context, q querier, registry string, repo ref.Repository, d ref.Digest) (stored, off, error) {
+	rows, err := q.Query(ctx, storedBlob+`r.off FROM `+linkedBlob+itsParts+isTheBlob+` ORDER BY p.at`, registry, repo, d)
+	return scanStored(rows, err, d)
+}
+
+// findStored returns a blob of the registry.
+func findStored(ctx context.Context, q querier, registry string, d ref.Digest) (stored, error) {
+	rows, err := q.Query(ctx, storedBlob+`0 FROM blob b `+itsParts+` WHERE b.registry = $1 AND b.digest = $2 ORDER BY p.at`, registry, d)
+	b, _, err := scanStored(rows, err, d)
+	return b, err
+}
+
+func scanStored(rows *db.Rows, err error, d ref.Digest) (b stored, o off, _ error) {
 	if err != nil {
-		return 0, nil, 0, err
+		return b, 0, err
 	}
 	defer rows.Close()
+	b.digest = d
 	found := false
 	for rows.Next() {
 		var object *string
 		var at, n *int64
-		if err := rows.Scan(&size, &o, &object, &at, &n); err != nil {
-			return 0, nil, 0, err
+		var proof []byte
+		if err := rows.Scan(&b.id, &b.size, &b.bytes, &proof, &b.marked, &object, &at, &n, &o); err != nil {
+			return b, 0, err
 		}
-		found = true
+		if found = true; proof != nil {
+			b.proof = proof
+		}
 		if object != nil {
-			parts = append(parts, part{*object, *at, *n})
+			b.parts = append(b.parts, part{*object, *at, *n})
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return 0, nil, 0, err
+		return b, 0, err
 	}
 	if !found {
-		return 0, nil, 0, unknown(fault.BlobUnknown)
+		return b, 0, unknown(fault.BlobUnknown)
 	}
-	return size, parts, o, nil
+	return b, o, nil
+}
+
+// markBlob says that the bytes of a blob are damaged, unless they are others by now.
+// It is false if that was known; then it is as good as new.
+func markBlob(ctx context.Context, tx *db.Tx, b stored, at int64) (bool, error) {
+	n, err := tx.Exec(ctx, `UPDATE blob SET damaged = $3 WHERE id = $1 AND bytes = $2 AND damaged IS NULL`, b.id, b.bytes, at)
+	if err != nil || n > 0 {
+		return n > 0, err
+	}
+	_, err = tx.Exec(ctx, `UPDATE blob SET damaged = $3 WHERE id = $1 AND bytes = $2`, b.id, b.bytes, at)
+	return false, err
+}
+
+// vouch says that somebody has read the bytes of a blob and found them whole.
+func vouch(ctx context.Context, tx *db.Tx, b stored, proof []byte) error {
+	_, err := tx.Exec(ctx, `UPDATE blob SET proof = $3, damaged = NULL WHERE id = $1 AND bytes = $2`, b.id, b.bytes, proof)
+	return err
+}
+
+// A numbered blob or manifest is one of all, of every registry.
+type (
+	numberedBlob struct {
+		id       int64
+		registry string
+		digest   ref.Digest
+	}
+	numberedManifest struct {
+		id         int64
+		registry   string
+		repository ref.Repository
+		Manifest
+	}
+)
+
+func blobsAfter(ctx context.Context, q querier, after int64, n int) ([]numberedBlob, error) {
+	rows, err := q.Query(ctx, `SELECT id, registry, digest FROM blob WHERE id > $1 ORDER BY id LIMIT $2`, after, n)
+	return scan(rows, err, func(b *numberedBlob) []any { return []any{&b.id, &b.registry, &b.digest} })
+}
+
+func manifestsAfter(ctx context.Context, q querier, after int64, n int) ([]numberedManifest, error) {
+	rows, err := q.Query(ctx, `SELECT m.id, r.registry, r.name, m.digest, m.type, m.size, m.body FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.id > $1 AND m.deleted IS NULL ORDER BY m.id LIMIT $2`, after, n)
+	return scan(rows, err, func(m *numberedManifest) []any {
+		return []any{&m.id, &m.registry, &m.repository, &m.Digest, &m.MediaType, &m.Size, &m.Body}
+	})
 }
 
 // haveBlob makes the row of a blob whose parts bytes owns, or finds the one that
 // is there. It locks the row, so no sweep takes it away before the commit.
-func haveBlob(ctx context.Context, tx *db.Tx, registry string, d ref.Digest, size int64, bytes string) (id int64, owner string, err error) {
-	err = tx.QueryRow(ctx, `INSERT INTO blob (registry, digest, size, bytes) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (registry, digest) DO UPDATE SET idle = NULL RETURNING id, bytes`, registry, d, size, bytes).Scan(&id, &owner)
+func haveBlob(ctx context.Context, tx *db.Tx, registry string, d ref.Digest, size int64, bytes string, proof []byte) (id int64, owner string, err error) {
+	err = tx.QueryRow(ctx, `INSERT INTO blob (registry, digest, size, bytes, proof) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (registry, digest) DO UPDATE SET idle = NULL RETURNING id, bytes`, registry, d, size, bytes, proof).Scan(&id, &owner)
 	return id, owner, err
 }
 
 // replaceBytes makes a blob of other bytes than those that are damaged.
-func replaceBytes(ctx context.Context, tx *db.Tx, blob int64, damaged, owner string, at int64) error {
-	if _, err := tx.Exec(ctx, `UPDATE blob SET bytes = $2 WHERE id = $1`, blob, owner); err != nil {
+func replaceBytes(ctx context.Context, tx *db.Tx, blob int64, damaged, owner string, size int64, proof []byte, at int64) error {
+	if _, err := tx.Exec(ctx, `UPDATE blob SET bytes = $2, size = $3, proof = $4, damaged = NULL WHERE id = $1`, blob, owner, size, proof); err != nil {
 		return err
 	}
 	return disown(ctx, tx, damaged, at)
@@ -387,19 +490,19 @@ func disown(ctx context.Context, tx *db.Tx, owner string, due int64) error {
 // Uploads.
 
 func sessionRow(ctx context.Context, q querier, t ticket) (u session, err error) {
-	err = q.QueryRow(ctx, `SELECT size, parts, hash, done, until FROM upload WHERE expires = $1 AND id = $2`, t.expires, t.uuid).Scan(&u.size, &u.parts, &u.hash, &u.done, &u.until)
+	err = q.QueryRow(ctx, `SELECT size, parts, hash, done, until FROM upload WHERE expires = $1 AND id = $2`, t.expires, t.uuid).Scan(&u.size, &u.parts, &u.sealed, &u.done, &u.until)
 	return u, err
 }
 
 // moveSession records that a session went on from its size to another. ErrNoRows
 // means that another request was first.
-func moveSession(ctx context.Context, tx *db.Tx, registry string, t ticket, from session, size int64, hash []byte, until int64) error {
+func moveSession(ctx context.Context, tx *db.Tx, registry string, t ticket, from session, size int64, sealed []byte, until int64) error {
 	if !from.row {
 		return one(tx.Exec(ctx, `INSERT INTO upload (expires, id, registry, size, parts, hash, done, until) VALUES ($1, $2, $3, $4, 1, $5, FALSE, $6)
-			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry, size, hash, until))
+			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry, size, sealed, until))
 	}
 	return one(tx.Exec(ctx, `UPDATE upload SET size = $4, parts = parts + 1, hash = $5, until = $6
-		WHERE expires = $1 AND id = $2 AND size = $3 AND NOT done`, t.expires, t.uuid, from.size, size, hash, until))
+		WHERE expires = $1 AND id = $2 AND size = $3 AND NOT done`, t.expires, t.uuid, from.size, size, sealed, until))
 }
 
 // endSession marks a session as done, once, for as long as its id would be good.

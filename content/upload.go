@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"strings"
@@ -16,8 +17,10 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/ref"
+	"breakwater/seal"
 )
 
 // How long an upload lives.
@@ -104,12 +107,37 @@ func (s *Store) StartUpload(ctx context.Context, g access.Grant, repo ref.Reposi
 
 // A session is how far an upload is.
 type session struct {
-	row   bool // false: nothing has arrived
-	size  int64
-	parts int
-	hash  []byte // state of the ticket's algorithm after size bytes
-	done  bool
-	until int64
+	row    bool // false: nothing has arrived
+	size   int64
+	parts  int
+	sealed []byte // what follows: a state of a hash holds bytes of the content
+	chain  chain  // of the parts
+	hash   []byte // state of the ticket's algorithm after size bytes
+	done   bool
+	until  int64
+}
+
+func uploadPlace(registry string, t ticket) seal.Place {
+	return seal.Place{Registry: registry, Object: "upload/" + t.uuid}
+}
+
+// progress seals how far a session is.
+func progress(ring *keys.Ring, t ticket, c chain, size int64, hash []byte) ([]byte, error) {
+	return seal.Small(ring.Current(), uploadPlace(ring.Registry(), t), append(binary.BigEndian.AppendUint64(c[:], uint64(size)), hash...))
+}
+
+// open opens what progress sealed.
+func (from *session) open(ring *keys.Ring, t ticket) error {
+	b, err := seal.OpenSmall(ring, uploadPlace(ring.Registry(), t), from.sealed)
+	if err != nil {
+		return err
+	}
+	const head = len(chain{}) + 8
+	if len(b) < head || int64(binary.BigEndian.Uint64(b[head-8:])) != from.size {
+		return fmt.Errorf("%w: the upload is not as long as its row says", seal.ErrDamaged)
+	}
+	from.chain, from.hash = chain(b[:head-8]), b[head:]
+	return nil
 }
 
 // session opens an ID and finds the session; one that is not there, or ended, or
@@ -130,7 +158,11 @@ func (s *Store) session(ctx context.Context, g access.Grant, repo ref.Repository
 	if from.done || now() >= from.until {
 		return t, session{}, unknown(fault.UploadUnknown)
 	}
-	return t, from, nil
+	if !from.row {
+		return t, from, nil
+	}
+	err = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error { return from.open(ring, t) })
+	return t, from, s.uploadDamaged(ctx, g, repo, t.uuid, err)
 }
 
 // accepts refuses a chunk that does not begin where the session is.
@@ -230,10 +262,18 @@ func (s *Store) advance(ctx context.Context, g access.Grant, t ticket, from sess
 	if err != nil {
 		return err
 	}
+	ring, err := s.ring(ctx, g.Registry())
+	if err != nil {
+		return err
+	}
+	sealed, err := progress(ring, t, from.chain.then(p), from.size+p.size, state)
+	if err != nil {
+		return err
+	}
 	until := time.Now().Add(goOnWithin).UnixMicro()
 	lost := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		err := moveSession(ctx, tx, g.Registry(), t, from, from.size+p.size, state, until)
+		err := moveSession(ctx, tx, g.Registry(), t, from, from.size+p.size, sealed, until)
 		if lost = errors.Is(err, db.ErrNoRows); err != nil {
 			return err
 		}
@@ -260,7 +300,7 @@ func (s *Store) FinishUpload(ctx context.Context, g access.Grant, repo ref.Repos
 	if err := from.accepts(c); err != nil {
 		return Blob{}, err
 	}
-	h, err := s.hashFor(ctx, g, d.Algorithm(), t, from)
+	h, err := s.hashFor(ctx, g, repo, d.Algorithm(), t, from)
 	if err != nil {
 		return Blob{}, err
 	}
@@ -270,7 +310,7 @@ func (s *Store) FinishUpload(ctx context.Context, g access.Grant, repo ref.Repos
 // hashFor is the running hash of the session in the algorithm of the digest. A
 // client that named another one, or none, at the start has what it sent read
 // again.
-func (s *Store) hashFor(ctx context.Context, g access.Grant, a ref.Algorithm, t ticket, from session) (hash.Hash, error) {
+func (s *Store) hashFor(ctx context.Context, g access.Grant, repo ref.Repository, a ref.Algorithm, t ticket, from session) (hash.Hash, error) {
 	if a == t.algorithm || !from.row {
 		return from.resume(a)
 	}
@@ -281,7 +321,11 @@ func (s *Store) hashFor(ctx context.Context, g access.Grant, a ref.Algorithm, t 
 	if len(parts) > from.parts {
 		parts = parts[:from.parts] // it went on since; the end of this request will find out
 	}
-	r, err := s.open(ctx, g.Registry(), from.size, parts)
+	tell := func(err error) error { return s.uploadDamaged(ctx, g, repo, t.uuid, err) }
+	if chained(parts) != from.chain {
+		return nil, tell(fmt.Errorf("%w: the parts of the upload are not those that were stored", seal.ErrDamaged))
+	}
+	r, err := s.open(ctx, g.Registry(), from.size, parts, tell)
 	if err != nil {
 		return nil, err
 	}

@@ -40,9 +40,15 @@ func noRoom(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
+// IsDamaged reports that a page of SQLite's file, or of PostgreSQL's (where that checks its own), is not what was written. Such an error is
+// already a fault.Damaged.
+func IsDamaged(err error) bool {
+	return errors.Is(err, sqlite3.IOERR_DATA) || errors.Is(err, sqlite3.CORRUPT) || errors.Is(err, sqlite3.NOTADB) || state(err) == "XX001" || state(err) == "XX002"
+}
+
 // IsBusy reports whether the database cannot do it now but may do it later. Such an error is already a fault.Unavailable.
 func IsBusy(err error) bool {
-	return errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.IOERR) && !IsFull(err) || conflict(err) || absent(err)
+	return errors.Is(err, sqlite3.BUSY) || errors.Is(err, sqlite3.IOERR) && !IsFull(err) && !IsDamaged(err) || conflict(err) || absent(err)
 }
 
 // lostSync reports a failed fsync. Linux then forgets that the pages were
@@ -96,6 +102,8 @@ func explain(ctx context.Context, err error) error {
 		return gone
 	}
 	switch {
+	case IsDamaged(err):
+		return fault.New(fault.Damaged, "a page of the server's database is damaged; its operator must restore it").Because(err)
 	case IsFull(err):
 		return fault.New(fault.StorageFull, "the server's disk is full; its operator must make room").Because(err)
 	case IsBusy(err):

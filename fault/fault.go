@@ -40,6 +40,7 @@ const (
 	GroupNotFound
 	ScopeLocked
 	KeyRefused
+	Damaged
 
 	NameInvalid
 	NameUnknown
@@ -94,6 +95,7 @@ var rows = [...]Row{
 	ScopeLocked:          {"ScopeLocked", http.StatusConflict, "DENIED", "ScopeLocked"},
 	KeyRefused:           {"KeyRefused", http.StatusForbidden, "DENIED", "KeyNotUsable"},
 	ParentNotFound:       {"ParentNotFound", http.StatusNotFound, "UNSUPPORTED", "ParentResourceNotFound"},
+	Damaged:              {"Damaged", http.StatusInternalServerError, "UNSUPPORTED", "DataDamaged"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},
 	NameUnknown:         {"NameUnknown", http.StatusNotFound, "NAME_UNKNOWN", "ResourceNotFound"},

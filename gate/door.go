@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/ledger"
@@ -312,6 +313,10 @@ func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
 	f := fault.From(err)
 	if f.Code == fault.Denied && !v.shown {
 		f = fault.New(fault.Unauthenticated, "authentication required")
+	}
+	if db.IsDamaged(err) {
+		e := ledger.Event{Who: identity.ThisServer().Who(), Correlation: v.correlation}
+		g.o.Ledger.Alarm(r.Context(), ledger.Damage(e, "database", "page"), err, nil)
 	}
 	gone := r.Context().Err() != nil
 	if level := severity(f, gone); g.o.Log.Enabled(r.Context(), level) {

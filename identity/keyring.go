@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -260,6 +261,10 @@ func (s *Store) open(ctx context.Context, k *signingKey) (crypto.Signer, error) 
 		return private.(crypto.Signer), nil
 	}
 	plain, err := s.o.Vault.Unwrap(ctx, keys.Wrapped{ID: k.vaultID(), Data: k.Private})
+	if errors.Is(err, keys.ErrDamaged) {
+		e := ledger.Event{Who: ThisServer().Who(), Scope: signingKeyID(k.Kid).Scope()}
+		s.o.Ledger.Alarm(ctx, ledger.Damage(e, "key", string(k.vaultID())), err, nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("unwrap signing key: %w", err)
 	}

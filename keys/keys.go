@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 
@@ -32,11 +33,15 @@ type Wrapped struct {
 	Data []byte
 }
 
+// ErrDamaged says that a wrapped secret is not what was wrapped: changed, moved to
+// another place, or wrapped with another key.
+var ErrDamaged = errors.New("a wrapped key is damaged or from another place")
+
 // A Vault wraps secrets: the platform key file, Vault or OpenBao Transit, Key
 // Vault, PKCS#11.
 //
 // An Unwrap of something that was not wrapped under the same ID, or was changed
-// since, fails. A Vault that cannot answer returns fault.Unavailable. Neither
+// since, is ErrDamaged. A Vault that cannot answer returns fault.Unavailable. Neither
 // ever returns a wrong secret.
 type Vault interface {
 	Wrap(ctx context.Context, id KeyID, secret []byte) (Wrapped, error)

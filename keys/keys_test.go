@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"breakwater/db"
 	"breakwater/db/dbtest"
@@ -106,6 +109,27 @@ func TestPlatformKeyThatIsNotSafeIsRefused(t *testing.T) {
 			t.Errorf("%s: the error tells the key: %v", c.name, err)
 		}
 	}
+	link := filepath.Join(t.TempDir(), "link.key")
+	if err := errors.Join(os.WriteFile(link+".real", key, 0o600), os.Symlink(link+".real", link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.OpenPlatform(link); err == nil || !strings.Contains(err.Error(), "symbolic link") {
+		t.Errorf("a link: %v", err)
+	}
+	if os.Getuid() == 0 {
+		if err := os.Chown(link+".real", 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keys.OpenPlatform(link + ".real"); err != nil {
+			t.Errorf("of root: %v", err)
+		}
+		if err := os.Chown(link+".real", 12345, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keys.OpenPlatform(link + ".real"); err == nil || !strings.Contains(err.Error(), "somebody else") {
+			t.Errorf("of another user: %v", err)
+		}
+	}
 	if _, err := keys.OpenPlatform(t.TempDir()); err == nil {
 		t.Error("a directory was taken for a key")
 	}
@@ -145,6 +169,46 @@ func TestWhatIsWrappedUnwrapsOnlyForItsPlace(t *testing.T) {
 	}
 	if _, err := platform(t).Unwrap(t.Context(), w); err == nil {
 		t.Error("unwrapped under another platform key")
+	}
+}
+
+// systemd gives a credential to the user of a service by an access list, and chmod
+// then shows rights of a group that nobody has.
+func TestACredentialOfSystemdIsASafePlatformKey(t *testing.T) {
+	me := uint32(os.Geteuid())
+	type entry struct {
+		whom, may uint16
+		id        uint32
+	}
+	const owner, user, group, its, mask, other, nobody = 0x01, 0x02, 0x08, 0x04, 0x10, 0x20, 0xffffffff
+	for name, c := range map[string]struct {
+		list []entry
+		ok   bool
+	}{
+		"for this user":         {[]entry{{owner, 4, nobody}, {user, 4, me}, {its, 0, nobody}, {mask, 4, nobody}, {other, 0, nobody}}, true},
+		"for this and another":  {[]entry{{owner, 4, nobody}, {user, 4, me}, {user, 4, 12345}, {its, 0, nobody}, {mask, 4, nobody}, {other, 0, nobody}}, false},
+		"for a group":           {[]entry{{owner, 4, nobody}, {user, 4, me}, {its, 0, nobody}, {group, 4, 12345}, {mask, 4, nobody}, {other, 0, nobody}}, false},
+		"for the file's group":  {[]entry{{owner, 4, nobody}, {user, 4, me}, {its, 4, nobody}, {mask, 4, nobody}, {other, 0, nobody}}, false},
+		"for this, and anybody": {[]entry{{owner, 4, nobody}, {user, 4, me}, {its, 0, nobody}, {mask, 4, nobody}, {other, 4, nobody}}, false},
+	} {
+		path := filepath.Join(t.TempDir(), "platform.key")
+		if err := os.WriteFile(path, make([]byte, keys.Size), 0o400); err != nil {
+			t.Fatal(err)
+		}
+		list := []byte{2, 0, 0, 0}
+		for _, e := range c.list {
+			list = binary.LittleEndian.AppendUint16(list, e.whom)
+			list = binary.LittleEndian.AppendUint16(list, e.may)
+			list = binary.LittleEndian.AppendUint32(list, e.id)
+		}
+		if err := unix.Setxattr(path, "system.posix_acl_access", list, 0); errors.Is(err, unix.EOPNOTSUPP) {
+			t.Skip("the file system of the temporary directory has no access lists")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := keys.OpenPlatform(path); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -7,11 +7,15 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Platform is the key of the server itself, from a file. Everything that the
@@ -26,11 +30,15 @@ type Platform struct {
 // because what is sealed next can be opened with nothing else. A process that
 // dies half-way leaves no half key: the file appears whole or not at all.
 //
-// A file of another size, or one that the group or others may read, is refused.
+// A symbolic link, a file of another size, or one that the group or others may read or
+// that belongs to somebody else, is refused.
 func OpenPlatform(path string) (*Platform, error) {
 	p, err := readPlatform(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := createPlatform(path); err != nil {
+		key := make([]byte, Size)
+		rand.Read(key)
+		defer clear(key)
+		if err := createPlatform(path, key); err != nil {
 			return nil, fmt.Errorf("create the platform key: %w", err)
 		}
 		p, err = readPlatform(path)
@@ -39,20 +47,13 @@ func OpenPlatform(path string) (*Platform, error) {
 }
 
 func readPlatform(path string) (*Platform, error) {
-	f, err := os.Open(path)
+	f, info, err := openOwn(path)
 	if err != nil {
-		return nil, fmt.Errorf("platform key: %w", err)
+		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("platform key: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Size() != Size {
+	if info.Size() != Size {
 		return nil, fmt.Errorf("platform key %s: not a file of %d bytes; restore it from its copy", path, Size)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
 	}
 	var key [Size]byte
 	if _, err := f.ReadAt(key[:], 0); err != nil {
@@ -61,9 +62,61 @@ func readPlatform(path string) (*Platform, error) {
 	return &Platform{key: hide(key[:])}, nil
 }
 
+// openOwn opens a file that is one, and that nobody else can read or has put there.
+func openOwn(path string) (*os.File, fs.FileInfo, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) {
+		return nil, nil, fmt.Errorf("platform key %s: a symbolic link; name the file itself", path)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("platform key: %w", err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("platform key: %w", err)
+	case !info.Mode().IsRegular():
+		err = fmt.Errorf("platform key %s: not a file", path)
+	case !private(f, info.Mode()):
+		err = fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
+	default:
+		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
+			err = fmt.Errorf("platform key %s: it belongs to somebody else (user %d); give it to the user that the server runs as", path, owner)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
+}
+
+// private reports whether nobody may read a file but its owner and the user of this
+// process. systemd gives a credential to a service's user by an access list, whose
+// mask looks like rights of the group.
+func private(f *os.File, mode fs.FileMode) bool {
+	if mode.Perm()&0o077 == 0 {
+		return true
+	}
+	var list [4 + 16*8]byte
+	n, err := unix.Fgetxattr(int(f.Fd()), "system.posix_acl_access", list[:])
+	if err != nil || n < 4 || mode.Perm()&0o007 != 0 {
+		return false
+	}
+	const owner, user, mask = 0x01, 0x02, 0x10 // whom an entry is for; all others are groups or everybody
+	for e := list[4:n]; len(e) >= 8; e = e[8:] {
+		whom, may, id := binary.LittleEndian.Uint16(e), binary.LittleEndian.Uint16(e[2:]), binary.LittleEndian.Uint32(e[4:])
+		if may == 0 || whom == owner || whom == mask || whom == user && int(id) == os.Geteuid() {
+			continue
+		}
+		return false
+	}
+	return true
+}
+
 // createPlatform writes beside path and then links: unlike a rename, a link
 // never replaces a key that another process made first.
-func createPlatform(path string) error {
+func createPlatform(path string, content []byte) error {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".platform-*") // mode 0600
 	if err != nil {
@@ -71,10 +124,7 @@ func createPlatform(path string) error {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	key := make([]byte, Size)
-	rand.Read(key)
-	defer clear(key)
-	if _, err := f.Write(key); err != nil {
+	if _, err := f.Write(content); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
@@ -110,7 +160,7 @@ func (p *Platform) Wrap(_ context.Context, id KeyID, secret []byte) (Wrapped, er
 func (p *Platform) Unwrap(_ context.Context, w Wrapped) ([]byte, error) {
 	secret, err := p.wrapping().Open(nil, nil, w.Data, []byte(w.ID))
 	if err != nil {
-		return nil, fmt.Errorf("unwrap %s: it was wrapped with another platform key, for another place, or is damaged", w.ID)
+		return nil, fmt.Errorf("unwrap %s: %w, or the platform key is another one", w.ID, ErrDamaged)
 	}
 	return secret, nil
 }

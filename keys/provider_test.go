@@ -1,15 +1,18 @@
 package keys_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"breakwater/fault"
 	"breakwater/keys"
 	"breakwater/keys/keystest"
 )
@@ -127,5 +130,87 @@ func TestProvidersFollowNoRedirect(t *testing.T) {
 	}
 	if _, err := p.Describe(t.Context(), keys.Key{Name: "k"}); err == nil || asked {
 		t.Errorf("%v, followed: %v", err, asked)
+	}
+}
+
+// A platform key that a device wraps is opened by that device and nothing else, and the
+// file tells nothing.
+func TestAPlatformKeyIsWrappedByADevice(t *testing.T) {
+	d := keystest.StartPKCS11(t)
+	d.Create("platform", "AES:32", "01")
+	d.Create("pair", "rsa:2048", "02")
+	d.Create("short", "AES:16", "03")
+	device, err := keys.NewPKCS11(keys.Reach{Directory: d.Directory}, "hsm.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(path, key string) (*keys.Platform, error) {
+		return keys.OpenWrappedPlatform(t.Context(), path, device, key)
+	}
+	for _, key := range []string{"platform", "pair"} {
+		path := filepath.Join(t.TempDir(), "platform.key")
+		first, err := open(path, key)
+		if err != nil {
+			t.Fatal(key, err)
+		}
+		again, err := open(path, key)
+		if err != nil || !bytes.Equal(first.Derive("a purpose"), again.Derive("a purpose")) {
+			t.Errorf("%s: another key the second time: %v", key, err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v %v", info, err)
+		}
+		if _, err := keys.OpenPlatform(path); err == nil {
+			t.Error("a wrapped key was taken for one that is not")
+		}
+		if _, err := open(path, "another"); err == nil || !strings.Contains(err.Error(), "not \"another\"") {
+			t.Errorf("by another key: %v", err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(text, []byte(`"wrapped":"`)) + 40
+		for what, bad := range map[string][]byte{
+			"flipped": slices.Concat(text[:at], []byte{text[at] ^ 1}, text[at+1:]),
+			"cut":     text[:at], "empty": nil, "of nobody": make([]byte, keys.Size),
+		} {
+			broken := filepath.Join(t.TempDir(), "platform.key")
+			if err := os.WriteFile(broken, bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open(broken, key); err == nil {
+				t.Errorf("%s: opened", what)
+			}
+			if is, _ := os.ReadFile(broken); !bytes.Equal(is, bad) {
+				t.Errorf("%s: the file was changed", what)
+			}
+		}
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open(path, key); err == nil || !strings.Contains(err.Error(), "others may read it") {
+			t.Errorf("readable by others: %v", err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		d.Stop()
+		if _, err := open(path, key); fault.Of(err) != fault.Unavailable {
+			t.Errorf("without the device: %v", err)
+		}
+		d.Start()
+		if _, err := open(path, key); err != nil {
+			t.Errorf("with the device again: %v", err)
+		}
+	}
+	for _, key := range []string{"short", "nothing"} {
+		path := filepath.Join(t.TempDir(), "platform.key")
+		if _, err := open(path, key); err == nil {
+			t.Errorf("%s wrapped a platform key", key)
+		}
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s: a file was left", key)
+		}
 	}
 }

@@ -122,3 +122,15 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
+
+// Place is how far a worker has come that Lead runs and that goes through something
+// else than events; 0 before its first Move.
+func (l *Ledger) Place(ctx context.Context, name string) (int64, error) {
+	return cursorOf(ctx, l.db, name)
+}
+
+// Move says that the worker is at another place now. One that was not at from, because
+// another process has taken over, is Conflict.
+func (l *Ledger) Move(ctx context.Context, name string, from, to int64) error {
+	return l.db.WriteRelaxed(ctx, func(tx *db.Tx) error { return moveCursor(ctx, tx, name, "", from, to) })
+}

@@ -57,6 +57,7 @@ type Ledger struct {
 	o      Options
 	holder string        // of leases
 	lease  time.Duration // how long one lasts
+	alarms alarms
 
 	// PostgreSQL
 	durable, relaxed group[row]

@@ -192,7 +192,12 @@ const spoolName = "spool"
 
 // spoolCursor is how far the spool is in the table.
 func spoolCursor(ctx context.Context, d *db.DB) (n int64, err error) {
-	err = d.QueryRow(ctx, `SELECT seq FROM cursor WHERE follower = $1 AND registry = ''`, spoolName).Scan(&n)
+	return cursorOf(ctx, d, spoolName)
+}
+
+// cursorOf is the place of who goes through something else than events.
+func cursorOf(ctx context.Context, d *db.DB, name string) (n int64, err error) {
+	err = d.QueryRow(ctx, `SELECT seq FROM cursor WHERE follower = $1 AND registry = ''`, name).Scan(&n)
 	if errors.Is(err, db.ErrNoRows) {
 		err = nil
 	}

@@ -114,8 +114,8 @@ func resume(b []byte, form byte, ring *keys.Ring, p Place) (cryptor, error) {
 		return cryptor{}, fmt.Errorf("%w: no header", ErrDamaged)
 	}
 	k, err := ring.Version(version)
-	if err != nil {
-		return cryptor{}, err
+	if err != nil { // nobody has sealed with it, so somebody has changed the number, or the keys are not all there
+		return cryptor{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	c, commitment, err := derive(k, h, b[saltAt:prefixAt], p)
 	if err != nil {
