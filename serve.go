@@ -163,6 +163,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, "sweep", c.Sweep.Every, h.sweep(c, log))
 		return nil
 	})
+	work.Go(func() error {
+		h.ledger.Lead(run, "keys", c.Keys.Every, h.registries.TendKeys)
+		return nil
+	})
 	if elsewhere != nil {
 		work.Go(func() error {
 			h.ledger.Lead(run, "certificates", 2*time.Second, elsewhere.Order)

@@ -54,6 +54,7 @@ const (
 	theTest storyKey = iota
 	theServer
 	theIssuers
+	theKeepers
 )
 
 // A server is one breakwater serve at a time, on the same data and ports.
@@ -100,6 +101,7 @@ func tellStories(t *testing.T, names string, database func() string) {
 			}
 			s := &server{}
 			env.Values[theTest], env.Values[theServer], env.Values[theIssuers] = env.T(), s, map[string]*storyIssuer{}
+			env.Values[theKeepers] = &keepers{}
 			env.Defer(func() {
 				s.end(syscall.SIGKILL)
 				complain(env)
@@ -140,6 +142,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"ports":  ports,
 	"knock":  knock,
 	"cable":  cable,
+	"keeper": keeper,
 }
 
 // needs COMMAND...: the story is about these clients; "root" is the right to

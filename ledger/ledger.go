@@ -36,6 +36,7 @@ const (
 	Administrative = "Administrative"
 	Security       = "Security"
 	System         = "System"
+	KeyUsage       = "KeyUsage" // every use of a customer's key
 )
 
 // Options say where events are noted before they are rows.
