@@ -45,6 +45,9 @@ func (s *Store) Blob(ctx context.Context, g access.Grant, repo ref.Repository, d
 	if err = o.forbids(noRead, err); err != nil {
 		return nil, err
 	}
+	if _, err := s.rings.Ring(ctx, g.Registry()); err != nil { // before the answer begins, and for who asks for no byte
+		return nil, err
+	}
 	r, err := s.open(ctx, g.Registry(), size, parts)
 	if err != nil {
 		return nil, err

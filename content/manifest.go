@@ -57,6 +57,9 @@ func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repos
 	if err == nil && o != 0 {
 		err = o.pull(g, repo, r)
 	}
+	if err == nil {
+		_, err = s.rings.Ring(ctx, g.Registry()) // a registry without its key tells nothing of what it holds
+	}
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ type Custody struct {
 	Reach     Reach
 	Who       ledger.Who // the server itself: who asks providers without being asked
 	Checked   func(outcome string)
+	Times     Times
 
 	mu     sync.Mutex
 	opened map[string]Provider // by etag of its document
@@ -141,14 +143,21 @@ func (c *Custody) Describe(ctx context.Context, provider ref.ID, key Key) (Descr
 	return d, err
 }
 
-// How long a provider's word counts, and how long it is waited for. A key that is
-// taken away is refused late + checkTime after it was last asked for, at the latest.
-const (
-	believed  = 10 * time.Second // a key that could be used
-	late      = 40 * time.Second // … while it is asked for again; from then on who wants content waits
-	checkTime = 8 * time.Second  // one answer, with all that belongs to it
-	pause     = 5 * time.Second  // between two questions of which the first failed
+// Times are how long a provider's word counts, and how long it is waited for; 0 is
+// the usual time. A key that is taken away is refused Late + Check after it was last
+// asked for, at the latest.
+type Times struct {
+	Believed time.Duration // a key that could be used: 10 s
+	Late     time.Duration // … while it is asked for again: 40 s; from then on who wants content waits
+	Check    time.Duration // for one answer, with all that belongs to it: 8 s
+	Pause    time.Duration // between two questions of which the first failed: 5 s
+}
 
+func (t Times) usual() Times {
+	return Times{cmp.Or(t.Believed, 10*time.Second), cmp.Or(t.Late, 40*time.Second), cmp.Or(t.Check, 8*time.Second), cmp.Or(t.Pause, 5*time.Second)}
+}
+
+const (
 	maxWaiting    = 256 // requests of the whole process that wait for providers
 	maxWaitingOne = 32  // … for one registry
 	onRecord      = time.Hour
@@ -197,7 +206,7 @@ type standing struct {
 }
 
 // standing decides; e is locked.
-func (e *entry) standing(now time.Time) standing {
+func (e *entry) standing(now time.Time, t Times) standing {
 	ask := e.asked != nil || !now.Before(e.again)
 	_, refused := StateOf(e.bad)
 	age := now.Sub(e.good)
@@ -208,9 +217,9 @@ func (e *entry) standing(now time.Time) standing {
 		return standing{err: e.bad, ask: ask, wait: ask}
 	case e.bad != nil: // an outage, which says nothing about the key
 		return standing{ring: e.ring, ask: ask}
-	case age < believed:
+	case age < t.Believed:
 		return standing{ring: e.ring}
-	case age < late:
+	case age < t.Late:
 		return standing{ring: e.ring, ask: ask}
 	}
 	return standing{err: e.bad, ask: ask, wait: ask}
@@ -222,7 +231,7 @@ func (e *entry) standing(now time.Time) standing {
 func (s *Rings) held(ctx context.Context, e *entry) (*Ring, error) {
 	for waited := 0; ; waited++ {
 		e.mu.Lock()
-		is := e.standing(time.Now())
+		is := e.standing(time.Now(), s.c.Times.usual())
 		if is.ask && e.asked == nil && waited < 2 { // twice: the first answer may be about keys that are no longer so
 			s.ask(e)
 		}
@@ -265,7 +274,7 @@ func (s *Rings) wait(ctx context.Context, asked chan struct{}) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(checkTime + time.Second):
+	case <-time.After(s.c.Times.usual().Check + time.Second):
 		return busy("no answer in time")
 	}
 }
@@ -284,11 +293,11 @@ func (s *Rings) ask(e *entry) {
 	rows, ring, holder, was := e.rows, e.ring, e.holder, e.bad
 	began := time.Now()
 	s.asking.Go(func() {
-		ctx, cancel := context.WithTimeout(s.over, checkTime)
+		ctx, cancel := context.WithTimeout(s.over, s.c.Times.usual().Check)
 		defer cancel()
 		opened, bridge, err := s.check(ctx, e, rows, ring, holder)
 		if fault.Of(err) == fault.Internal && err != nil { // a senseless answer opens nothing, and blames nobody
-			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(pause).Because(err)
+			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(s.c.Times.usual().Pause).Because(err)
 		}
 		err = s.told(e, holder, ring == nil, was, err)
 		e.mu.Lock()
@@ -307,7 +316,7 @@ func (s *Rings) ask(e *entry) {
 		if _, refused := StateOf(err); refused {
 			e.ring = nil
 		}
-		e.bad, e.again = err, time.Now().Add(pause)
+		e.bad, e.again = err, time.Now().Add(s.c.Times.usual().Pause)
 	})
 }
 
@@ -395,14 +404,19 @@ func (s *Rings) unwrap(ctx context.Context, uid string, r row) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(b) <= Size {
-		return nil, ErrWrapped
-	}
 	p, _, err := s.c.provider(ctx, r.held.Provider)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := p.Unwrap(ctx, r.held.key(), id, b[Size:])
+	return unfold(ctx, p, id, r.held.key(), b)
+}
+
+// unfold has a provider open what lies behind the fingerprint.
+func unfold(ctx context.Context, p Provider, id KeyID, key Key, b []byte) ([]byte, error) {
+	if len(b) <= Size {
+		return nil, ErrWrapped
+	}
+	secret, err := p.Unwrap(ctx, key, id, b[Size:])
 	if err == nil && !equal(fingerprint(id, secret), b[:Size]) {
 		clear(secret)
 		return nil, ErrWrapped
@@ -469,7 +483,7 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 		if s.over.Err() == nil {
 			slog.WarnContext(ctx, "the ledger took no use of a key", "registry", e.uid, "err", failed)
 		}
-		return fault.New(fault.Unavailable, "the server cannot record what it does, so it does nothing; try again").After(pause).Because(failed)
+		return fault.New(fault.Unavailable, "the server cannot record what it does, so it does nothing; try again").After(s.c.Times.usual().Pause).Because(failed)
 	}
 	e.mu.Lock()
 	e.checks, e.wrote = 0, time.Now()

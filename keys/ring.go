@@ -163,6 +163,9 @@ func (s *Rings) Ring(ctx context.Context, registryUID string) (*Ring, error) {
 		return nil, fault.New(fault.Unavailable, "this registry has no key").Because(fmt.Errorf("registry %s has no current key", registryUID))
 	}
 	e.mu.Unlock()
+	if s.c == nil {
+		return nil, fault.New(fault.Unavailable, "this server reaches no key providers")
+	}
 	return s.held(ctx, e)
 }
 
