@@ -47,7 +47,6 @@ const (
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
 	RotateDataKey        Action = registries + "rotateDataKey/action"
-	EraseKeys            Action = registries + "eraseKeys/action"
 	KeyUse               Action = "Breakwater.Keys/providers/use/action" // have a registry's keys wrapped there
 	AdminUserUse         Action = registries + "adminUser/use"           // event: somebody came in with its password
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"

@@ -41,7 +41,6 @@ const (
 	OpUnwrap = ProviderType + "/unwrap" // a registry's keys were opened
 	OpCheck  = ProviderType + "/check"  // the key opens still: on record when that changes, and once an hour
 	OpRotate = ProviderType + "/rotate"
-	OpErase  = ProviderType + "/erase"
 )
 
 // A Holder says whose key, beside the platform's, the keys of a registry are wrapped
