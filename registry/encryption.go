@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"breakwater/access"
 	"breakwater/db"
@@ -242,29 +245,47 @@ func (s *Store) Usable(ctx context.Context, uid string) error {
 // warnBefore are the days before a key's end when that is said.
 var warnBefore = []int{1, 7, 30}
 
+// atOnce is how many registries are tended at once: a provider that is slow holds up
+// few others.
+const atOnce = 16
+
 // TendKeys does what is due with the keys of all registries: new versions of
 // customers' keys are taken, data keys are renewed as their schedule says, and of
-// keys that end it is told. What fails for one registry is tried again the next time,
-// and holds up no other for longer than its provider may take.
+// keys that end it is told. What fails for one registry is tried again the next time.
 func (s *Store) TendKeys(ctx context.Context) error {
 	g := access.ServerGrant(access.Registry{}, access.Call{})
+	var mu sync.Mutex
 	var errs []error
 	for after := ref.ID(""); ; {
 		some, err := s.List(ctx, g, "", after, 1000)
 		if err != nil || len(some) == 0 {
 			return errors.Join(append(errs, err)...)
 		}
+		var work errgroup.Group
+		work.SetLimit(atOnce)
 		for _, r := range some {
 			after = r.ID
-			if err := s.tend(ctx, r); err != nil && ctx.Err() == nil {
-				if code := fault.Of(err); code == fault.Unavailable || code == fault.KeyRefused || code == fault.NotFound || code == fault.ScopeLocked {
-					slog.InfoContext(ctx, "the keys of a registry wait", "registry", r.Name, "err", err)
-					continue
+			work.Go(func() error {
+				if err := s.tend(ctx, r); err != nil && ctx.Err() == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, waits(ctx, r, err))
 				}
-				errs = append(errs, fmt.Errorf("keys of %s: %w", r.Name, err))
-			}
+				return nil
+			})
 		}
+		_ = work.Wait()
 	}
+}
+
+// waits is the error of a registry's keys, unless it is one of those that others mend.
+func waits(ctx context.Context, r *Registry, err error) error {
+	switch fault.Of(err) {
+	case fault.Unavailable, fault.KeyRefused, fault.NotFound, fault.ScopeLocked:
+		slog.InfoContext(ctx, "the keys of a registry wait", "registry", r.Name, "err", err)
+		return nil
+	}
+	return fmt.Errorf("keys of %s: %w", r.Name, err)
 }
 
 func (s *Store) tend(ctx context.Context, r *Registry) error {
