@@ -295,6 +295,9 @@ func (s *Rings) ask(e *entry) {
 		ctx, cancel := context.WithTimeout(s.over, s.c.Times.usual().Check)
 		defer cancel()
 		opened, bridge, err := s.check(ctx, e, rows, ring, holder)
+		if errors.Is(err, ErrWrapped) { // it answered, so there is no outage to bridge
+			err = refusal(holder.key(), Replaced, err)
+		}
 		if fault.Of(err) == fault.Internal && err != nil { // a senseless answer opens nothing, and blames nobody
 			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(s.c.Times.usual().Pause).Because(err)
 		}

@@ -268,6 +268,21 @@ func TestKeyThatIsTakenAwayClosesTheRegistryUntilItIsGivenBack(t *testing.T) {
 	})
 }
 
+func TestKeyThatWasReplacedByAnotherOfItsNameOpensNothing(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	derived(t, s, 1)
+	v.transit.Delete("root")
+	v.transit.Create("root", "aes256-gcm96")
+	eventually(t, "refused", func() bool {
+		_, err := s.Ring(t.Context(), "shop")
+		state, _ := keys.StateOf(err)
+		return state == keys.Replaced
+	})
+}
+
 func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
 	for _, mode := range []string{"sealed", "throttled", "slow", "broken", "page"} {
 		t.Run(mode, func(t *testing.T) {
