@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -83,6 +84,7 @@ type config struct {
 	Scrub struct {
 		BytesPerSecond int64 `yaml:"bytesPerSecond"` // of blobs, to find damage before somebody needs them; 0 is no scrub
 	} `yaml:"scrub"`
+	Keys   keysConfig `yaml:"keys"`
 	Ledger struct {
 		Strict bool `yaml:"strict"` // a read is recorded beyond a power cut before it is answered
 	} `yaml:"ledger"`
@@ -90,6 +92,28 @@ type config struct {
 		Level  string `yaml:"level"`  // debug, info, warn, error
 		Format string `yaml:"format"` // text or json
 	} `yaml:"log"`
+}
+
+// keysConfig is how customers' keys are reached (DP-5).
+type keysConfig struct {
+	Directory string        `yaml:"directory"` // of credentials and sockets, which documents name; "" is DATA/keys
+	Roots     string        `yaml:"roots"`     // PEM file of the authorities that sign for providers; "" is the machine's
+	Every     time.Duration `yaml:"every"`     // between two looks for new versions, ends and what is due
+}
+
+func (k keysConfig) roots() (*x509.CertPool, error) {
+	if k.Roots == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(k.Roots)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, errors.New("no certificate is in " + k.Roots)
+	}
+	return pool, nil
 }
 
 // autoOps is the loopback port that follows the registry's, or any if that one
@@ -102,6 +126,7 @@ func defaults() *config {
 	c.Data, c.Listen, c.Ops = "./data", "localhost:8443", autoOps
 	c.Limits.PerAddress = 1024
 	c.Sweep.Every, c.Sweep.Grace, c.Sweep.Unused = time.Hour, 24*time.Hour, 7*24*time.Hour
+	c.Keys.Every = time.Minute
 	c.Log.Level, c.Log.Format = "info", "text"
 	return c
 }
@@ -113,6 +138,7 @@ func (c *config) flags(f *pflag.FlagSet) {
 	f.StringVar(&c.Ops, "ops", c.Ops, "HOST:PORT of /healthz, /readyz and /metrics, in clear text on the loopback and with TLS elsewhere; auto is the loopback port that follows --listen's (or any, if that is taken; owner.json has it), empty is none")
 	f.StringVar(&c.Database, "database", c.Database, "FILE or postgres://… (default DATA/breakwater.db); several processes may share one PostgreSQL database if they also share DATA")
 	f.StringVar(&c.Platform.Key, "platform-key", "", "file of the platform key, best on another volume than the data (default DATA/platform.key)")
+	f.StringVar(&c.Keys.Directory, "keys-directory", "", "directory of what proves the server to customers' key providers, and of the sockets of devices (default DATA/keys)")
 	f.StringVar(&c.Domain, "domain", c.Domain, "registries answer as NAME.DOMAIN; without it one registry answers at any name")
 	f.StringVar(&c.TLS.Certificate, "tls-certificate", "", "PEM file with the certificate chain, reloaded when it is replaced; without it an own authority signs")
 	f.StringVar(&c.TLS.Key, "tls-key", "", "PEM file with its private key")
@@ -194,6 +220,12 @@ func (c *config) check() (err error) {
 	}
 	if !slices.Contains([]string{"text", "json"}, c.Log.Format) {
 		return fmt.Errorf(`log.format: "text" or "json", not %q`, c.Log.Format)
+	}
+	if c.Keys.Directory == "" {
+		c.Keys.Directory = filepath.Join(c.Data, "keys")
+	}
+	if c.Keys.Every <= 0 {
+		return errors.New("keys.every: a time is needed")
 	}
 	if c.Sweep.Every <= 0 || c.Sweep.Grace < 0 || c.Sweep.Unused < 0 {
 		return errors.New("sweep: a time between sweeps is needed, and none is negative")

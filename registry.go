@@ -14,7 +14,7 @@ import (
 )
 
 func registryCommand() *cobra.Command {
-	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies", registryShow(), registryUpdate(), registryPassword())
+	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies, keys", registryShow(), registryUpdate(), registryPassword(), registryEncrypt(), registryRotate())
 	asClient(c)
 	return c
 }
@@ -141,6 +141,71 @@ while the admin user is on: breakwater registry update --admin-user on`,
 	return c
 }
 
+func registryEncrypt() *cobra.Command {
+	c := &cobra.Command{
+		Use: "encrypt", Short: "Choose who holds the key to the registry's content: a customer, or the platform alone", Args: cobra.NoArgs,
+		Long: `Choose who holds the key to the registry's content. With --key, a customer does, in a
+device or service that a document of the type Breakwater.Keys/providers leads to; a
+key without a version follows its newest one. With --platform, nobody but the server.
+The registry serves all the time; no content is rewritten.`,
+		Example: `  breakwater registry encrypt --key https://hsm/keys/root
+  breakwater registry encrypt --platform`,
+	}
+	output := outputFlag(c, "table", "json")
+	key := c.Flags().String("key", "", "https://PROVIDER/keys/KEY or https://PROVIDER/keys/KEY/VERSION")
+	identity := c.Flags().String("identity", "", "client id of a managed identity that is assigned to the registry, or system; Azure's clients name one")
+	platform := c.Flags().Bool("platform", false, "give the customer's key up")
+	days := c.Flags().Int("data-key-days", 0, "make a new data key after so many days; 0 is never")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		encryption := fields{}
+		switch {
+		case *key != "" && *platform:
+			return usagef("--key or --platform, not both")
+		case *key != "":
+			encryption = fields{"status": "enabled", "keyVaultProperties": fields{"keyIdentifier": *key, "identity": *identity}}
+		case *platform:
+			encryption = fields{"status": "disabled", "keyVaultProperties": nil}
+		case !c.Flags().Changed("data-key-days"):
+			return usagef("registry encrypt: --key, --platform or --data-key-days")
+		}
+		if c.Flags().Changed("data-key-days") {
+			encryption["dataKeys"] = fields{"rotationDays": *days}
+		}
+		client, id, err := connectRegistry(c)
+		if err != nil {
+			return err
+		}
+		var whole json.RawMessage
+		if err := client.call(c.Context(), http.MethodPatch, id+apiVersion, fields{"properties": fields{"encryption": encryption}}, &whole); err != nil {
+			return err
+		}
+		return printRegistry(c, output, whole)
+	}
+	return c
+}
+
+func registryRotate() *cobra.Command {
+	c := &cobra.Command{
+		Use: "rotate", Short: "Give the registry a new data key, for what is pushed from now on; those before stay to open what they sealed", Args: cobra.NoArgs,
+	}
+	output := outputFlag(c, "table", "json")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		client, id, err := connectRegistry(c)
+		if err != nil {
+			return err
+		}
+		if err := client.call(c.Context(), http.MethodPost, id+"/rotateDataKey"+apiVersion, fields{}, nil); err != nil {
+			return err
+		}
+		var whole json.RawMessage
+		if err := client.call(c.Context(), http.MethodGet, id+apiVersion, nil, &whole); err != nil {
+			return err
+		}
+		return printRegistry(c, output, whole)
+	}
+	return c
+}
+
 type ipRule struct {
 	Action string `json:"action"`
 	Value  string `json:"value"`
@@ -178,7 +243,12 @@ func printRegistry(c *cobra.Command, o *output, whole json.RawMessage) error {
 				DefaultAction string
 				IPRules       []ipRule
 			}
-			Policies struct{ SparseManifests struct{ Status string } }
+			Policies   struct{ SparseManifests struct{ Status string } }
+			Encryption struct {
+				KeyVaultProperties struct{ VersionedKeyIdentifier string }
+				DataKeys           struct{ Version uint32 }
+			}
+			Status struct{ Message string }
 		}
 	}
 	if err := json.Unmarshal(whole, &r); err != nil {
@@ -195,6 +265,9 @@ func printRegistry(c *cobra.Command, o *output, whole json.RawMessage) error {
 		{"networks without a rule", p.NetworkRuleSet.DefaultAction},
 		{"networks with a rule", strconv.Itoa(len(p.NetworkRuleSet.IPRules))},
 		{"sparse manifests", p.Policies.SparseManifests.Status},
+		{"customer's key", p.Encryption.KeyVaultProperties.VersionedKeyIdentifier},
+		{"data key", strconv.Itoa(int(p.Encryption.DataKeys.Version))},
+		{"remark", p.Status.Message},
 	} {
 		fmt.Fprintf(w, "%s\t%s\n", line[0], orDash(line[1]))
 	}

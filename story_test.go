@@ -55,6 +55,7 @@ const (
 	theServer
 	theIssuers
 	theLingering
+	theKeepers
 )
 
 // A server is one breakwater serve at a time, on the same data and ports.
@@ -104,6 +105,7 @@ func tellStories(t *testing.T, names string, database func() string) {
 			s := &server{}
 			env.Values[theTest], env.Values[theServer], env.Values[theIssuers] = env.T(), s, map[string]*storyIssuer{}
 			env.Values[theLingering] = make(chan (<-chan error), 1)
+			env.Values[theKeepers] = &keepers{}
 			env.Defer(func() {
 				s.end(syscall.SIGKILL)
 				complain(env, s.damaged)
@@ -150,6 +152,7 @@ var storyCommands = map[string]func(*testscript.TestScript, bool, []string){
 	"leaks":  leaks,
 	"damage": damage,
 	"pull":   pull,
+	"keeper": keeper,
 }
 
 // needs COMMAND...: the story is about these clients; "root" is the right to

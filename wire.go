@@ -110,6 +110,9 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.documents = resource.New(h.db)
 	h.border.Open(h.documents, h.ledger)
 	h.rings = keys.NewRings(h.db, h.platform)
+	if err := h.entrust(c, metrics); err != nil {
+		return nil, err
+	}
 	h.identity, err = identity.New(identity.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Vault: h.platform, Check: h.platform.Derive("token-check"), Tickets: h.platform.Derive("data-tickets"),
 		Tenant: ref.DerivedGUID(h.platform.Derive("tenant")[:16]), Host: c.workloads(h.platform), Egress: h.egress,
@@ -149,6 +152,29 @@ func openPlatform(ctx context.Context, c *config) (*keys.Platform, error) {
 	return keys.OpenWrappedPlatform(ctx, c.Platform.Key, device, c.Platform.PKCS11.Label)
 }
 
+// entrust lets customers hold keys, in services and devices outside this process.
+func (h *house) entrust(c *config, metrics prometheus.Registerer) error {
+	roots, err := c.Keys.roots()
+	if err != nil {
+		return fmt.Errorf("keys.roots: %w", err)
+	}
+	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "breakwater_key_checks_total", Help: "Questions to customers' key providers, by outcome.",
+	}, []string{"outcome"})
+	closed := func(name, help string, n func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
+	}
+	metrics.MustRegister(checks,
+		closed("breakwater_keys_refused", "Registries whose customers refuse this process their keys.", func() int { n, _ := h.rings.Closed(); return n }),
+		closed("breakwater_keys_unreachable", "Registries whose customers' key providers do not answer this process.", func() int { _, n := h.rings.Closed(); return n }))
+	h.rings.Entrust(&keys.Custody{
+		Documents: h.documents, Ledger: h.ledger, Who: identity.ThisServer().Who(),
+		Reach:   keys.Reach{Dial: h.egress.Dialer(network.ForKey), Directory: c.Keys.Directory, Roots: roots},
+		Checked: func(outcome string) { checks.WithLabelValues(outcome).Inc() },
+	})
+	return nil
+}
+
 func absent(path string) bool {
 	_, err := os.Stat(path)
 	return errors.Is(err, fs.ErrNotExist)
@@ -157,6 +183,9 @@ func absent(path string) bool {
 // close leaves the rooms from the top down; everything noted is a row then.
 func (h *house) close() error {
 	var err error
+	if h.rings != nil {
+		h.rings.Close()
+	}
 	if h.ledger != nil {
 		err = h.ledger.Close()
 	}
@@ -193,6 +222,7 @@ func (h *house) surfaces() []api {
 			arm.Directory(h.directory, h.identity),
 			arm.Settings(h.settings, h.identity),
 			arm.Borders(h.settings, h.border, h.egress),
+			arm.Keys(h.settings, h.rings),
 		)},
 	}
 }

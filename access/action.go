@@ -46,7 +46,9 @@ const (
 	TokenDelete          Action = registries + "tokens/delete"
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
-	AdminUserUse         Action = registries + "adminUser/use" // event: somebody came in with its password
+	RotateDataKey        Action = registries + "rotateDataKey/action"
+	KeyUse               Action = "Breakwater.Keys/providers/use/action" // have a registry's keys wrapped there
+	AdminUserUse         Action = registries + "adminUser/use"           // event: somebody came in with its password
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"
 	UserWrite            Action = users + "write"
 )

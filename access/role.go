@@ -184,6 +184,9 @@ var roles = []Role{
 	builtIn(QuarantineWriterRole, "AcrQuarantineWriter", "May put into quarantine, and let out.",
 		of(registries, "quarantine/read", "quarantine/write"), of(registries, "quarantinedArtifacts/read", "quarantinedArtifacts/write")),
 
+	builtIn("e147488a-f6f5-4113-8e2d-b22465e65bf6", "Key Vault Crypto Service Encryption User", "May have the keys of registries wrapped with a customer's key.",
+		[]string{"Breakwater.Keys/providers/read", string(KeyUse)}, nil),
+
 	builtIn("b93aa761-3e63-49ed-ac28-beffa264f7ac", "Container Registry Repository Reader", "May read repositories.", nil, readContent),
 	builtIn("2a1e307c-b015-4ebd-883e-5b7698a07328", "Container Registry Repository Writer", "May read and write repositories.", nil, writeContent),
 	builtIn("2efddaa5-3f1f-4df3-97df-af3f13818f4c", "Container Registry Repository Contributor", "May read, write and delete repositories.", nil, allContent),

@@ -29,7 +29,7 @@ func registries(regs *registry.Store, s *access.Store, docs *resource.Store, bor
 		Kind: Kind{
 			Type: registry.Type, Seen: true, Stays: regs.Stays, Beside: []string{"sku", "identity"},
 			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
-			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, size)),
+			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, size), rotateDataKey(regs)),
 			Asks:    []Action{checkName(regs)},
 		},
 		shown: func(r *registry.Registry) (resource.Resource, registryView) {
@@ -113,7 +113,9 @@ func viewOf(r *registry.Registry, tenant string) registryView {
 	if r.DataHost != "" {
 		v.DataEndpoints = []string{r.DataHost}
 	}
-	if r.Missing != "" {
+	if r.KeyProblem != "" {
+		v.Status = map[string]any{"displayStatus": "KeyNotUsable", "message": r.KeyProblem, "timestamp": time.Now().UTC()}
+	} else if r.Missing != "" {
 		v.Status = map[string]any{"displayStatus": "NotAllOffered", "message": r.Missing, "timestamp": r.System.LastModifiedAt}
 	}
 	var connections []view

@@ -54,6 +54,9 @@ func (s *Store) Blob(ctx context.Context, g access.Grant, repo ref.Repository, d
 	if err := b.refused(now()); err != nil {
 		return nil, err
 	}
+	if _, err := s.rings.Ring(ctx, g.Registry()); err != nil { // before the answer begins, and for who asks for no byte
+		return nil, err
+	}
 	r, err := s.read(ctx, found(g, ledger.Detail{Repository: repo}), b)
 	if err != nil {
 		return nil, err

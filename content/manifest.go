@@ -63,6 +63,9 @@ func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repos
 	if err == nil && o&broken != 0 {
 		err = unknown(fault.ManifestUnknown)
 	}
+	if err == nil {
+		_, err = s.rings.Ring(ctx, g.Registry()) // a registry without its key tells nothing of what it holds
+	}
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -326,7 +326,7 @@ func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
 			slog.String("address", v.origin.String()), slog.Any("error", err))
 	}
 	if v.status != 0 {
-		if f.Code == fault.NetworkDenied { // its beginning is on record as a success
+		if f.Code == fault.NetworkDenied || f.Code == fault.KeyRefused { // its beginning is on record as a success
 			if err := g.record(v, r, f); err != nil {
 				g.o.Log.ErrorContext(r.Context(), "the ledger took no refusal", "correlation", v.correlation, "error", err)
 			}

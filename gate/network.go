@@ -46,9 +46,9 @@ func (g *Gate) distrust(v *visit, because error) error {
 }
 
 // watch makes a body or an answer that takes its time ask again, about once a
-// second, whether its registry may still be reached: withdrawn approval and a
-// registry that is closed break what is under way (NS-2). What stands still asks
-// before it moves again.
+// second, whether its registry may still be reached: withdrawn approval, a registry
+// that is closed (NS-2) and a customer's key that was taken away (DP-5) break what is
+// under way. What stands still asks before it moves again.
 func (g *Gate) watch(ctx context.Context, v *visit, r *http.Request) {
 	still := func() error {
 		is, err := g.called(ctx, v.call.Plane, r.Host)
@@ -62,7 +62,7 @@ func (g *Gate) watch(ctx context.Context, v *visit, r *http.Request) {
 		}
 		verdict := is.Reach(v.origin)
 		if verdict.Allowed || verdict.Bypass && v.principal.Proven() && is.Trusts(v.principal.ID) {
-			return nil
+			return g.o.Registries.Usable(ctx, is.UID)
 		}
 		v.more = map[string]string{"rule": verdict.Rule}
 		return network.Refused(v.origin).(*fault.Error).Because(errors.New(verdict.Rule + ": " + verdict.Reason))

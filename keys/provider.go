@@ -74,6 +74,7 @@ const (
 	Expired  State = "expired"
 	Early    State = "not valid yet"
 	Gone     State = "deleted"
+	Replaced State = "another one: it does not open what it wrapped"
 	Barred   State = "out of reach: the right to use it was taken away" // from us
 )
 

@@ -2,9 +2,13 @@ package keys
 
 import (
 	"context"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
 	"fmt"
 	"sync"
+	"time"
 
 	"breakwater/db"
 	"breakwater/fault"
@@ -16,6 +20,7 @@ type Ring struct {
 	registry string
 	keys     map[uint32]DataKey
 	current  uint32
+	later    func() *Ring // that was opened since, or nil
 }
 
 // NewRing makes a ring of secrets in the order of their versions, which start
@@ -49,6 +54,11 @@ func (r *Ring) Current() DataKey { return r.keys[r.current] }
 // the ring does not have is fault.Unavailable.
 func (r *Ring) Version(n uint32) (DataKey, error) {
 	k, ok := r.keys[n]
+	if !ok && n > r.current && r.later != nil {
+		if later := r.later(); later != nil { // made while this request was under way
+			k, ok = later.keys[n]
+		}
+	}
 	if !ok {
 		return DataKey{}, fault.New(fault.Unavailable, "the key of this content is not available").
 			Because(fmt.Errorf("registry %s has no key version %d", r.registry, n))
@@ -56,27 +66,72 @@ func (r *Ring) Version(n uint32) (DataKey, error) {
 	return k, nil
 }
 
+// fingerprint tells a secret from every other, and nothing else about it. It lies
+// under the platform's key beside what a customer's provider wrapped, so that no
+// provider can answer with a key of its own choice.
+func fingerprint(id KeyID, secret []byte) []byte {
+	sum, err := hkdf.Key(sha256.New, secret, nil, "breakwater data key 1/fingerprint/"+string(id), Size)
+	if err != nil {
+		panic(err) // only for lengths that HKDF cannot yield
+	}
+	return sum
+}
+
 // Rings keeps the rings of all registries: wrapped in the database, opened in
 // memory from the first use on.
 type Rings struct {
 	db    *db.DB
 	vault Vault
-	open  sync.Map // registry uid → *Ring
+	c     *Custody
+
+	open    sync.Map // registry uid → *entry
+	waiting chan struct{}
+	asking  sync.WaitGroup
+	over    context.Context // of what nobody waits for
+	end     context.CancelFunc
 }
 
 // NewRings keeps its keys in d, wrapped by v.
-func NewRings(d *db.DB, v Vault) *Rings { return &Rings{db: d, vault: v} }
+func NewRings(d *db.DB, v Vault) *Rings {
+	s := &Rings{db: d, vault: v, waiting: make(chan struct{}, maxWaiting)}
+	s.over, s.end = context.WithCancel(context.Background())
+	return s
+}
+
+// Entrust lets customers hold keys, too. It is called before the first use.
+func (s *Rings) Entrust(c *Custody) { s.c = c }
+
+// Custody is how customers' keys are found; nil if they hold none.
+func (s *Rings) Custody() *Custody { return s.c }
+
+// Close ends what is asked of providers.
+func (s *Rings) Close() {
+	s.end()
+	s.asking.Wait()
+}
 
 // Create gives a new registry its first key, in the transaction that creates
 // the registry. A registry that has one is fault.Conflict.
 func (s *Rings) Create(ctx context.Context, tx *db.Tx, registryUID string) error {
-	secret := make([]byte, Size)
-	rand.Read(secret)
-	w, err := s.vault.Wrap(ctx, keyID(registryUID, 1), secret)
+	secret := fresh()
+	defer clear(secret)
+	wrapped, err := s.seal(ctx, registryUID, 1, secret)
 	if err != nil {
 		return fmt.Errorf("wrap the first key of registry %s: %w", registryUID, err)
 	}
-	return insert(ctx, tx, registryUID, 1, w.Data)
+	return insert(ctx, tx, registryUID, row{version: 1, wrapped: wrapped, state: current, created: time.Now()})
+}
+
+// seal wraps a secret with the platform's key alone.
+func (s *Rings) seal(ctx context.Context, registryUID string, version uint32, secret []byte) ([]byte, error) {
+	w, err := s.vault.Wrap(ctx, keyID(registryUID, version), secret)
+	return w.Data, err
+}
+
+func fresh() []byte {
+	secret := make([]byte, Size)
+	rand.Read(secret)
+	return secret
 }
 
 // Destroy takes a registry's keys away for good, in the transaction that deletes
@@ -89,41 +144,107 @@ func (s *Rings) Destroy(ctx context.Context, tx *db.Tx, registryUID string) erro
 
 // Ring is the ring of a registry. Every error is a refusal: without its keys a
 // registry neither takes nor gives content.
+//
+// A customer's key that opened it must still be ours: the provider is asked again
+// and again, as standing decides, so that a key that was taken away closes the
+// registry within a minute.
 func (s *Rings) Ring(ctx context.Context, registryUID string) (*Ring, error) {
-	if r, ok := s.open.Load(registryUID); ok {
-		return r.(*Ring), nil
+	e := s.entry(registryUID)
+	if err := s.renew(ctx, e); err != nil {
+		return nil, err
 	}
-	rows, err := load(ctx, s.db, registryUID)
+	e.mu.Lock()
+	if e.ring != nil && e.holder == nil {
+		defer e.mu.Unlock()
+		return e.ring, nil
+	}
+	if len(e.rows) == 0 {
+		defer e.mu.Unlock()
+		return nil, fault.New(fault.Unavailable, "this registry has no key").Because(fmt.Errorf("registry %s has no current key", registryUID))
+	}
+	e.mu.Unlock()
+	if s.c == nil {
+		return nil, fault.New(fault.Unavailable, "this server reaches no key providers")
+	}
+	return s.held(ctx, e)
+}
+
+// renew reads the rows of a registry again if they may have changed, and opens
+// those that are the platform's.
+func (s *Rings) renew(ctx context.Context, e *entry) error {
+	now, err := s.generation(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("keys of registry %s: %w", registryUID, err)
+		return err
 	}
-	r := &Ring{registry: registryUID, keys: map[uint32]DataKey{}}
-	for _, row := range rows {
-		secret, err := s.vault.Unwrap(ctx, Wrapped{keyID(registryUID, row.version), row.wrapped})
-		if err == nil {
-			err = r.add(row.version, secret)
-		}
-		clear(secret)
-		if err != nil {
-			return nil, fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").
-				Because(fmt.Errorf("key %d of registry %s: %w", row.version, registryUID, err))
-		}
-		if row.state == current {
-			r.current = row.version
-		}
+	e.mu.Lock()
+	known := e.known && e.at >= now
+	e.mu.Unlock()
+	if known {
+		return nil
 	}
-	if r.current == 0 {
-		return nil, fault.New(fault.Unavailable, "this registry has no key").
-			Because(fmt.Errorf("registry %s has no current key", registryUID))
+	rows, err := load(ctx, s.db, e.uid)
+	if err != nil {
+		return fmt.Errorf("keys of registry %s: %w", e.uid, err)
 	}
-	s.open.Store(registryUID, r)
-	return r, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.known && e.at > now {
+		return nil // others have gone on already
+	}
+	if e.known && same(e.rows, rows) && (e.ring != nil || e.holder != nil) {
+		e.at = now
+		return nil
+	}
+	e.take(now, rows)
+	if len(rows) == 0 || e.holder != nil {
+		return nil
+	}
+	ring, err := s.unlock(ctx, e, rows)
+	if err != nil {
+		e.known = false
+		return fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").Because(err)
+	}
+	e.ring = ring
+	return nil
+}
+
+// later is the ring as the database has it now: a request that began before a key
+// was made may meet what was sealed with it.
+func (s *Rings) later(e *entry) *Ring {
+	ctx, cancel := context.WithTimeout(s.over, patience)
+	defer cancel()
+	e.mu.Lock()
+	e.known = false
+	e.mu.Unlock()
+	r, err := s.Ring(ctx, e.uid)
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+// generation counts the changes of documents: whoever changes keys changes one.
+func (s *Rings) generation(ctx context.Context) (int64, error) {
+	if s.c == nil {
+		return 0, nil
+	}
+	return s.c.Documents.Generation(ctx)
 }
 
 // Forget closes the ring of a registry; the next use opens it again from what
 // the database has then.
 func (s *Rings) Forget(registryUID string) { s.open.Delete(registryUID) }
 
+func (s *Rings) entry(registryUID string) *entry {
+	if e, ok := s.open.Load(registryUID); ok {
+		return e.(*entry)
+	}
+	e, _ := s.open.LoadOrStore(registryUID, &entry{uid: registryUID})
+	return e.(*entry)
+}
+
 func keyID(registryUID string, version uint32) KeyID {
 	return KeyID(fmt.Sprintf("registry/%s/%d", registryUID, version))
 }
+
+func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }

@@ -1,31 +1,78 @@
 package keys
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
 	"time"
 
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/ref"
 )
 
 // current is the state of the one version that a registry seals with; every
 // other version only opens.
-const current = "current"
+const (
+	current = "current"
+	retired = "retired"
+)
 
 type row struct {
 	version uint32
 	wrapped []byte
 	state   string
+	created time.Time
+	held    *Holder // nil: the platform's key alone
 }
 
-func insert(ctx context.Context, tx *db.Tx, registry string, version uint32, wrapped []byte) error {
-	_, err := tx.Exec(ctx,
-		`INSERT INTO keyring (registry, version, wrapped, state, created) VALUES ($1, $2, $3, $4, $5)`,
-		registry, int64(version), wrapped, current, time.Now().UnixMicro())
+func same(a, b []row) bool {
+	return slices.EqualFunc(a, b, func(a, b row) bool {
+		return a.version == b.version && a.state == b.state && bytes.Equal(a.wrapped, b.wrapped)
+	})
+}
+
+// holder is the column of a Holder.
+func (h *Holder) column() (string, error) {
+	if h == nil {
+		return "", nil
+	}
+	b, err := json.Marshal(h)
+	return string(b), err
+}
+
+func insert(ctx context.Context, tx *db.Tx, registry string, r row) error {
+	held, err := r.held.column()
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx,
+		`INSERT INTO keyring (registry, version, wrapped, state, created, held) VALUES ($1, $2, $3, $4, $5, $6)`,
+		registry, int64(r.version), r.wrapped, r.state, r.created.UnixMicro(), held)
 	if db.IsUnique(err) {
 		return fault.New(fault.Conflict, "this registry already has a key").Because(err)
 	}
 	return err
+}
+
+// replace makes next of was, which must still be there.
+func replace(ctx context.Context, tx *db.Tx, registry string, was, next row) error {
+	held, err := next.held.column()
+	if err != nil {
+		return err
+	}
+	n, err := tx.Exec(ctx, `UPDATE keyring SET wrapped = $1, state = $2, held = $3 WHERE registry = $4 AND version = $5 AND wrapped = $6 AND state = $7`,
+		next.wrapped, next.state, held, registry, int64(was.version), was.wrapped, was.state)
+	if err == nil && n != 1 {
+		err = moved()
+	}
+	return err
+}
+
+func moved() error {
+	return fault.New(fault.Stale, "the registry's keys were changed at the same time; try again")
 }
 
 func destroy(ctx context.Context, tx *db.Tx, registry string) error {
@@ -33,8 +80,12 @@ func destroy(ctx context.Context, tx *db.Tx, registry string) error {
 	return err
 }
 
-func load(ctx context.Context, d *db.DB, registry string) ([]row, error) {
-	rows, err := d.Query(ctx, `SELECT version, wrapped, state FROM keyring WHERE registry = $1 ORDER BY version`, registry)
+type reader interface {
+	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
+}
+
+func load(ctx context.Context, d reader, registry string) ([]row, error) {
+	rows, err := d.Query(ctx, `SELECT version, wrapped, state, created, held FROM keyring WHERE registry = $1 ORDER BY version`, registry)
 	if err != nil {
 		return nil, err
 	}
@@ -42,10 +93,40 @@ func load(ctx context.Context, d *db.DB, registry string) ([]row, error) {
 	var all []row
 	for rows.Next() {
 		var r row
-		if err := rows.Scan(&r.version, &r.wrapped, &r.state); err != nil {
+		var created int64
+		var held string
+		if err := rows.Scan(&r.version, &r.wrapped, &r.state, &created, &held); err != nil {
 			return nil, err
+		}
+		if r.created = time.UnixMicro(created).UTC(); held != "" {
+			if err := json.Unmarshal([]byte(held), &r.held); err != nil {
+				return nil, fmt.Errorf("who holds key %d of registry %s: %w", r.version, registry, err)
+			}
 		}
 		all = append(all, r)
 	}
 	return all, rows.Err()
+}
+
+// holding are the registries whose keys a provider holds, at most limit.
+func holding(ctx context.Context, d reader, provider ref.ID, limit int) (registries []ref.ID, err error) {
+	rows, err := d.Query(ctx, `SELECT DISTINCT held FROM keyring WHERE held <> ''`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() && len(registries) < limit {
+		var held string
+		var h Holder
+		if err := rows.Scan(&held); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(held), &h); err != nil {
+			return nil, err
+		}
+		if h.Provider.Key() == provider.Key() && !slices.Contains(registries, h.Registry) {
+			registries = append(registries, h.Registry)
+		}
+	}
+	return registries, rows.Err()
 }

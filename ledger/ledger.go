@@ -37,6 +37,7 @@ const (
 	Security       = "Security"
 	Flow           = "Flow"
 	System         = "System"
+	KeyUsage       = "KeyUsage" // every use of a customer's key
 )
 
 // Options say where events are noted before they are rows.

@@ -47,6 +47,10 @@ type Registry struct {
 	// Endpoints are the connections with private endpoints that Decide is asked with.
 	Endpoints []network.PrivateEndpointConnection
 
+	// KeyProblem is why its content is closed now, because of its keys, as far as this
+	// process knows; "" if it is not. Get, List and Update show it.
+	KeyProblem string
+
 	// Connections are its private endpoints: what Get, List and Update show beside it.
 	Connections []resource.Resource
 }

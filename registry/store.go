@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"breakwater/access"
@@ -45,6 +47,7 @@ type Store struct {
 	o       Options
 	loaded  resource.Cache[string, *Registry] // by name in lower case
 	behinds resource.Cache[ref.ID, string]    // by the key of a private endpoint
+	warned  sync.Map                          // of which end of a key it was told
 }
 
 // New returns the registries in o.Documents.
@@ -199,9 +202,12 @@ func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, 
 	return &shown, s.connect(ctx, id, &shown)
 }
 
-// connect fills in the private endpoints of registries, all of which lie at or
-// below under.
+// connect fills in what is the matter with the keys of registries, and their private
+// endpoints. All of them lie at or below under.
 func (s *Store) connect(ctx context.Context, under ref.ID, registries ...*Registry) error {
+	for _, r := range registries {
+		r.KeyProblem = s.keyProblem(r)
+	}
 	docs, err := s.o.Documents.List(ctx, under, ConnectionType, "", 0)
 	if err != nil || len(docs) == 0 {
 		return err
@@ -281,6 +287,21 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		return nil, err
 	}
 	doc := resource.Resource{ID: id, Type: Type, Holder: id.Name(), Location: location, Tags: tags, System: g.Modified()}
+	doc.System.UID = ref.NewGUID() // what a customer's key wraps is bound to it
+	var first *keys.Rewrap
+	if k := p.Encryption.Key; k != nil {
+		if err := s.represents(ctx, p.Identity, k.Identity); err != nil {
+			return nil, err
+		}
+		to, err := s.holder(ctx, g, id, k)
+		if err != nil {
+			return nil, err
+		}
+		if first, err = s.o.Rings.First(ctx, doc.System.UID, to); err != nil {
+			return nil, err
+		}
+		p.Encryption = p.Encryption.after(first, time.Now())
+	}
 	if doc.Properties, err = json.Marshal(p); err != nil {
 		return nil, err
 	}
@@ -302,7 +323,12 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		if err != nil {
 			return err
 		}
-		if err := s.o.Rings.Create(ctx, tx, doc.System.UID); err != nil {
+		if first != nil {
+			err = first.Commit(ctx, tx)
+		} else {
+			err = s.o.Rings.Create(ctx, tx, doc.System.UID)
+		}
+		if err != nil {
 			return err
 		}
 		if err := s.o.Access.PutSystemScopeMaps(ctx, tx, g, id); err != nil {
@@ -311,7 +337,7 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
 		e.Registry = doc.System.UID
 		e.Detail.More = map[string]string{"after": string(doc.Properties)}
-		return s.o.Ledger.Append(ctx, tx, e)
+		return s.o.Ledger.Append(ctx, tx, append(moveEvents(g, &Registry{ID: id, UID: doc.System.UID}, first), e)...)
 	})
 	if err != nil {
 		return nil, err
@@ -369,21 +395,67 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 	if err := g.Allows(access.RegistryWrite, id.Scope()); err != nil {
 		return nil, err
 	}
-	var doc resource.Resource
-	err := s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
+	return s.update(ctx, g, access.RegistryWrite, id, ifMatch, change, false)
+}
+
+// update is a change of a registry, called a. Keys that have to move, or be renewed,
+// are wrapped and opened again before the transaction, because who holds them may take
+// its time; in it they only take the place of those before, together with the
+// document and the event, or not at all.
+func (s *Store) update(ctx context.Context, g access.Grant, a access.Action, id ref.ID, ifMatch string, change func(*Registry) error, renew bool) (*Registry, error) {
+	for again := 0; ; again++ {
+		r, err := s.updateOnce(ctx, g, a, id, ifMatch, change, renew)
+		if !errors.Is(err, errMoved) {
+			return r, err
+		}
+		if again == 3 {
+			return nil, fault.New(fault.Conflict, "others change the keys of this registry at the same time; try again").After(time.Second).Because(err)
+		}
+	}
+}
+
+// changed is a registry as change leaves it, and the properties that it had.
+func (s *Store) changed(ctx context.Context, g access.Grant, doc resource.Resource, change func(*Registry) error) (r *Registry, was Properties, err error) {
+	if r, err = s.parse(doc); err != nil {
+		return nil, was, err
+	}
+	was = r.Properties
+	if err := change(r); err != nil {
+		return nil, was, err
+	}
+	r.Properties, err = s.settle(ctx, g, &was, r.Name, r.Location, r.Properties)
+	return r, was, err
+}
+
+func (s *Store) updateOnce(ctx context.Context, g access.Grant, a access.Action, id ref.ID, ifMatch string, change func(*Registry) error, renew bool) (*Registry, error) {
+	doc, err := s.o.Documents.Get(ctx, id)
+	if fault.Of(err) == fault.NotFound || err == nil && doc.Type != Type {
+		return nil, unknown()
+	} else if err != nil {
+		return nil, err
+	}
+	r, was, err := s.changed(ctx, g, doc, change)
+	if err != nil {
+		return nil, err
+	}
+	from, to := was.Encryption.identifier(), r.Encryption.identifier()
+	move, err := s.move(ctx, g, r, was.Encryption, r.Encryption, renew)
+	if err != nil {
+		return nil, err
+	}
+	err = s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
 		if doc, err = s.getTx(ctx, tx, id); err != nil {
 			return err
 		}
-		r, err := s.parse(doc)
-		if err != nil {
+		before := string(doc.Properties)
+		if r, was, err = s.changed(ctx, g, doc, change); err != nil {
 			return err
 		}
-		was, before := r.Properties, string(doc.Properties)
-		if err := change(r); err != nil {
-			return err
+		if was.Encryption.identifier() != from || r.Encryption.identifier() != to {
+			return errMoved
 		}
-		if r.Properties, err = s.settle(ctx, g, &was, r.Name, r.Location, r.Properties); err != nil {
-			return err
+		if move != nil {
+			r.Encryption = r.Encryption.after(move, time.Now())
 		}
 		doc.Tags, doc.Holder, doc.System = r.Tags, r.Name, g.Modified()
 		if doc.Properties, err = json.Marshal(r.Properties); err != nil {
@@ -392,16 +464,22 @@ func (s *Store) Update(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 		if doc, err = s.o.Documents.Put(ctx, tx, doc, ifMatch); err != nil {
 			return err
 		}
-		e := g.Event(ledger.Administrative, string(access.RegistryWrite), id.Scope())
+		if move != nil {
+			if err := move.Commit(ctx, tx); fault.Of(err) == fault.Stale {
+				return fmt.Errorf("%w: %w", errMoved, err)
+			} else if err != nil {
+				return err
+			}
+		}
+		e := g.Event(ledger.Administrative, string(a), id.Scope())
 		e.Registry = r.UID
 		e.Detail.More = map[string]string{"before": before, "after": string(doc.Properties)}
-		return s.o.Ledger.Append(ctx, tx, e)
+		return s.o.Ledger.Append(ctx, tx, append(moveEvents(g, r, move), e)...)
 	})
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.read(ctx, doc)
-	if err != nil {
+	if r, err = s.read(ctx, doc); err != nil {
 		return nil, err
 	}
 	return r, s.connect(ctx, id, r)

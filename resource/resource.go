@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -71,7 +72,8 @@ func (s *Store) GetTx(ctx context.Context, tx *db.Tx, id ref.ID) (Resource, erro
 }
 
 // Put writes r and returns it with its etag, UID and times. The caller sets
-// LastModifiedBy; what was there before keeps its spelling, UID and creation. It
+// LastModifiedBy, and may set the UID of what is new; what was there before keeps its
+// spelling, UID and creation. It
 // is Stale when ifMatch does not hold, and ScopeLocked when a lock does.
 func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) (Resource, error) {
 	if err := s.changing(ctx, tx); err != nil {
@@ -101,7 +103,7 @@ func (s *Store) Put(ctx context.Context, tx *db.Tx, r Resource, ifMatch string) 
 		system.UID, system.CreatedAt = was.System.UID, was.System.CreatedAt
 		system.CreatedBy, system.CreatedByType = was.System.CreatedBy, was.System.CreatedByType
 	} else {
-		system.UID, system.CreatedAt = ref.NewGUID(), now
+		system.UID, system.CreatedAt = cmp.Or(system.UID, ref.NewGUID()), now
 		system.CreatedBy, system.CreatedByType = system.LastModifiedBy, system.LastModifiedByType
 	}
 	if r.Holder == Itself {

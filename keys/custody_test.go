@@ -1,0 +1,375 @@
+package keys_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"breakwater/db"
+	"breakwater/db/dbtest"
+	"breakwater/fault"
+	"breakwater/keys"
+	"breakwater/keys/keystest"
+	"breakwater/ledger"
+	"breakwater/ref"
+	"breakwater/resource"
+)
+
+// A vaulted is a server whose registries' keys a customer may hold in Transit.
+type vaulted struct {
+	t        *testing.T
+	db       *db.DB
+	platform *keys.Platform
+	docs     *resource.Store
+	ledger   *ledger.Ledger
+	transit  *keystest.Transit
+	reach    keys.Reach
+	times    keys.Times
+}
+
+const shop ref.ID = "/subscriptions/0/resourceGroups/local/providers/Microsoft.ContainerRegistry/registries/shop"
+
+func inVault(t *testing.T, d *db.DB) *vaulted {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "platform.key")
+	p, err := keys.OpenPlatform(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(t.Context(), d, ledger.Options{Spool: t.TempDir(), Key: bytes.Repeat([]byte{1}, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	v := &vaulted{t: t, db: d, platform: p, docs: resource.New(d), ledger: l, transit: keystest.StartTransit(t), reach: reach(t, map[string]string{"token": keystest.TransitToken}),
+		times: keys.Times{Believed: 50 * time.Millisecond, Late: 200 * time.Millisecond, Check: time.Second, Pause: 100 * time.Millisecond}}
+	v.transit.Create("root", "aes256-gcm96")
+	v.transit.Create("other", "rsa-3072")
+	v.provider(10)
+	return v
+}
+
+// provider writes the document of the provider anew.
+func (v *vaulted) provider(bridgeMinutes int) {
+	v.t.Helper()
+	text, _ := json.Marshal(keys.Settings{Kind: keys.KindTransit, Endpoint: v.transit.URL, Credential: "token", BridgeMinutes: &bridgeMinutes})
+	v.change(func(tx *db.Tx) error {
+		_, err := v.docs.Put(v.t.Context(), tx, resource.Resource{ID: keys.ProviderID("vault"), Type: keys.ProviderType, Properties: text}, resource.Any)
+		return err
+	})
+}
+
+func (v *vaulted) change(fn func(tx *db.Tx) error) {
+	v.t.Helper()
+	if err := v.db.Write(v.t.Context(), fn); err != nil {
+		v.t.Fatal(err)
+	}
+}
+
+// node is one more process on the same database.
+func (v *vaulted) node() *keys.Rings {
+	s := keys.NewRings(v.db, v.platform)
+	s.Entrust(&keys.Custody{Documents: v.docs, Ledger: v.ledger, Reach: v.reach, Times: v.times})
+	v.t.Cleanup(s.Close)
+	return s
+}
+
+func (v *vaulted) create(s *keys.Rings) {
+	v.t.Helper()
+	v.change(func(tx *db.Tx) error { return s.Create(v.t.Context(), tx, "shop") })
+}
+
+// move commits keys that moved, with a change of a document as registries do.
+func (v *vaulted) move(m *keys.Rewrap, err error) {
+	v.t.Helper()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	v.change(func(tx *db.Tx) error {
+		if _, err := v.docs.Put(v.t.Context(), tx, resource.Resource{ID: shop, Type: "Microsoft.ContainerRegistry/registries"}, resource.Any); err != nil {
+			return err
+		}
+		return m.Commit(v.t.Context(), tx)
+	})
+}
+
+func (v *vaulted) held(key, version string) *keys.Holder {
+	return &keys.Holder{Registry: shop, Provider: keys.ProviderID("vault"), Key: key, Version: version}
+}
+
+// derived is what the version of the ring makes, which tells whether it is the same.
+func derived(t *testing.T, s *keys.Rings, version uint32) [keys.Size]byte {
+	t.Helper()
+	r, err := s.Ring(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := r.Version(version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _, err := k.Derive(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func closed(t *testing.T, s *keys.Rings, as fault.Code) error {
+	t.Helper()
+	_, err := s.Ring(t.Context(), "shop")
+	if fault.Of(err) != as {
+		t.Fatalf("%v, not %v", err, as)
+	}
+	return err
+}
+
+// eventually asks until it is so, for as long as a slow machine may take.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never: ", what)
+		}
+	}
+}
+
+func TestKeysMoveToACustomerAndBackWhileTheyAreUsed(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		v := inVault(t, d)
+		one, two := v.node(), v.node()
+		v.create(one)
+		first := derived(t, one, 1)
+		same := func(what string) {
+			t.Helper()
+			if derived(t, one, 1) != first || derived(t, two, 1) != first || derived(t, v.node(), 1) != first {
+				t.Errorf("%s: another key", what)
+			}
+		}
+		same("before")
+		ctx := t.Context()
+		v.move(one.Rewrap(ctx, "shop", v.held("root", "1")))
+		same("with a customer")
+		for i := range 3 {
+			v.move(two.Renew(ctx, "shop"))
+			derived(t, one, uint32(i+2))
+		}
+		v.move(two.Rewrap(ctx, "shop", v.held("other", "1")))
+		same("with another key")
+		v.transit.Delete("root") // on which nothing depends now
+		same("without the key before")
+		v.move(one.Rewrap(ctx, "shop", nil))
+		same("with the platform")
+		v.transit.Delete("other")
+		same("with nobody else")
+		if r, err := v.node().Ring(ctx, "shop"); err != nil || r.Current().Version() != 4 {
+			t.Errorf("the current key is %d, %v", r.Current().Version(), err)
+		}
+	})
+}
+
+func TestRingThatIsInUseKnowsWhatWasMadeSince(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		v := inVault(t, d)
+		one, two := v.node(), v.node()
+		v.create(one)
+		old, err := one.Ring(t.Context(), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.move(two.Renew(t.Context(), "shop"))
+		if _, err := old.Version(2); err != nil {
+			t.Errorf("a request that was under way: %v", err)
+		}
+		if _, err := old.Version(3); fault.Of(err) != fault.Unavailable {
+			t.Errorf("a version that is none: %v", err)
+		}
+	})
+}
+
+func TestWhatWasPreparedFromOtherKeysIsNotCommitted(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		v, ctx := inVault(t, d), t.Context()
+		s := v.node()
+		v.create(s)
+		late, err := s.Rewrap(ctx, "shop", v.held("root", "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.move(s.Renew(ctx, "shop"))
+		if err := d.Write(ctx, func(tx *db.Tx) error { return late.Commit(ctx, tx) }); fault.Of(err) != fault.Stale {
+			t.Errorf("committed: %v", err)
+		}
+		undone, err := s.Rewrap(ctx, "shop", v.held("root", "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		undo := errors.New("the transaction ends otherwise")
+		if err := d.Write(ctx, func(tx *db.Tx) error { return errors.Join(undone.Commit(ctx, tx), undo) }); !errors.Is(err, undo) {
+			t.Fatal(err)
+		}
+		v.transit.Mode("denied")
+		derived(t, s, 2)
+		derived(t, v.node(), 1) // the platform's still
+	})
+}
+
+func TestKeyThatIsTakenAwayClosesTheRegistryUntilItIsGivenBack(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		v := inVault(t, d)
+		one, two := v.node(), v.node()
+		v.create(one)
+		v.move(one.Rewrap(t.Context(), "shop", v.held("root", "1")))
+		first := derived(t, two, 1)
+		v.transit.Mode("denied")
+		for _, s := range []*keys.Rings{one, two} {
+			eventually(t, "closed", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.KeyRefused })
+			if state, _ := keys.StateOf(closed(t, s, fault.KeyRefused)); state != keys.Barred {
+				t.Errorf("state %q", state)
+			}
+			if refused, _ := s.Closed(); refused != 1 || s.Standing("shop") == nil {
+				t.Error("nobody is told")
+			}
+		}
+		closed(t, v.node(), fault.KeyRefused)
+		if _, err := one.Rewrap(t.Context(), "shop", nil); fault.Of(err) != fault.KeyRefused {
+			t.Errorf("taken back without the customer: %v", err)
+		}
+		v.transit.Mode("well")
+		for _, s := range []*keys.Rings{one, two} {
+			eventually(t, "open again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil })
+			if derived(t, s, 1) != first {
+				t.Error("another key")
+			}
+		}
+		outcomes := map[string]bool{}
+		for e, err := range v.ledger.Events(t.Context(), ledger.Query{Registry: "shop", Category: ledger.KeyUsage}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Detail.More["key"] != "root" || e.Detail.More["keyVersion"] != "1" || e.Scope != shop.Scope() {
+				t.Errorf("event %+v", e)
+			}
+			outcomes[strings.TrimPrefix(e.Operation, keys.ProviderType)+" "+string(e.Outcome)+" "+e.Detail.More["state"]] = true
+		}
+		for _, want := range []string{"/unwrap success ", "/check refused " + string(keys.Barred)} {
+			if !outcomes[want] {
+				t.Errorf("%q is not on record: %v", want, outcomes)
+			}
+		}
+	})
+}
+
+func TestKeyThatWasReplacedByAnotherOfItsNameOpensNothing(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	derived(t, s, 1)
+	v.transit.Delete("root")
+	v.transit.Create("root", "aes256-gcm96")
+	eventually(t, "refused", func() bool {
+		_, err := s.Ring(t.Context(), "shop")
+		state, _ := keys.StateOf(err)
+		return state == keys.Replaced
+	})
+}
+
+func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
+	for _, mode := range []string{"sealed", "throttled", "slow", "broken", "page"} {
+		t.Run(mode, func(t *testing.T) {
+			v := inVault(t, dbtest.SQLite(t))
+			s := v.node()
+			v.create(s)
+			v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+			derived(t, s, 1)
+			v.transit.Mode(mode)
+			eventually(t, "noticed", func() bool {
+				derived(t, s, 1)
+				return s.Standing("shop") != nil
+			})
+			for range 20 {
+				began := time.Now()
+				derived(t, s, 1)
+				if took := time.Since(began); took > 500*time.Millisecond {
+					t.Errorf("a request waited %v during the bridge", took)
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			f := fault.From(closed(t, v.node(), fault.Unavailable)) // a process that begins now has nothing to bridge with
+			if f.Retry == 0 {
+				t.Error("nobody is told when to come again")
+			}
+			v.transit.Mode("well")
+			v.provider(0)
+			eventually(t, "well again", func() bool { derived(t, s, 1); return s.Standing("shop") == nil })
+			v.transit.Mode(mode)
+			eventually(t, "not bridged", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.Unavailable })
+			v.transit.Mode("well")
+			eventually(t, "open again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil })
+		})
+	}
+}
+
+// calls is how often the engine was asked.
+func (v *vaulted) calls() (n int) {
+	v.t.Helper()
+	a, err := http.Get(v.transit.URL + "/mode")
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer a.Body.Close()
+	text, _ := io.ReadAll(a.Body)
+	f := strings.Fields(string(text))
+	if _, err := fmt.Sscan(f[len(f)-1], &n); err != nil {
+		v.t.Fatal(err)
+	}
+	return n
+}
+
+func TestSlowProviderIsAskedOnceAndHoldsUpNobodyElse(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	v.times.Check = 2 * time.Second
+	s := v.node()
+	v.create(s)
+	v.change(func(tx *db.Tx) error { return s.Create(t.Context(), tx, "neighbour") })
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	v.transit.Mode("slow")
+	s = v.node()
+	before := v.calls()
+	var refused sync.Map
+	var wg sync.WaitGroup
+	for range 300 {
+		wg.Go(func() {
+			began := time.Now()
+			_, err := s.Ring(t.Context(), "shop")
+			if fault.Of(err) != fault.Unavailable {
+				t.Errorf("%v", err)
+			}
+			if time.Since(began) < time.Second {
+				refused.Store(fault.From(err), true)
+			}
+		})
+	}
+	began := time.Now()
+	if _, err := s.Ring(t.Context(), "neighbour"); err != nil || time.Since(began) > time.Second {
+		t.Errorf("the neighbour waited %v, %v", time.Since(began), err)
+	}
+	wg.Wait()
+	soon := 0
+	refused.Range(func(any, any) bool { soon++; return true })
+	if soon < 200 {
+		t.Errorf("only %d of 300 were sent away at once", soon)
+	}
+	if n := v.calls() - before; n > 3 {
+		t.Errorf("300 requests asked the provider %d times", n)
+	}
+}
