@@ -68,7 +68,10 @@ func list(k *Kind, under ref.ID) gate.Handler {
 		if err != nil {
 			return err
 		}
-		q, filter := Query{Under: under, After: ref.ID(after), Limit: top + 1}, r.URL.Query().Get("$filter")
+		q, filter := Query{Under: under, Limit: top + 1}, r.URL.Query().Get("$filter")
+		if q.After, err = resume(after); err != nil {
+			return err
+		}
 		if len(k.Where) > 0 {
 			q.Where, err = parseWhere(filter, k.Where)
 		} else {
@@ -103,6 +106,18 @@ func page(q url.Values) (top int, after string, err error) {
 		}
 	}
 	return min(top, maxPage), q.Get("$skipToken"), nil
+}
+
+// resume reads after which resource a list goes on.
+func resume(after string) (ref.ID, error) {
+	if after == "" {
+		return "", nil
+	}
+	id, err := ref.ParseID(after)
+	if err != nil {
+		return "", fault.New(fault.BadRequest, "$skipToken is not one that was given; follow the nextLink of the page before")
+	}
+	return id, nil
 }
 
 func answerPage[T any](w http.ResponseWriter, r *http.Request, items []T, next string) error {

@@ -89,7 +89,12 @@ func (s set) list(a *API, w http.ResponseWriter, r *http.Request, g access.Grant
 			return fault.New(fault.BadRequest, "$top is a number from 1 to %d", maxTop)
 		}
 	}
-	search.After, search.Limit = ref.ID(q.Get("$skiptoken")), top+1
+	if after := q.Get("$skiptoken"); after != "" {
+		if search.After, err = ref.ParseID(after); err != nil {
+			return fault.New(fault.BadRequest, "$skiptoken is not one that was given; follow the nextLink of the page before")
+		}
+	}
+	search.Limit = top + 1
 	found, err := a.Directory.Search(r.Context(), g, search)
 	if err != nil {
 		return err

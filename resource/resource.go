@@ -62,12 +62,12 @@ func New(d *db.DB) *Store { return &Store{db: d} }
 
 // Get returns the document with that id, in any spelling, or NotFound.
 func (s *Store) Get(ctx context.Context, id ref.ID) (Resource, error) {
-	return get(id, s.db.QueryRow(ctx, getSQL, id.Key()))
+	return get(ctx, s.db, id)
 }
 
 // GetTx is Get inside a transaction.
 func (s *Store) GetTx(ctx context.Context, tx *db.Tx, id ref.ID) (Resource, error) {
-	return get(id, tx.QueryRow(ctx, getSQL, id.Key()))
+	return get(ctx, tx, id)
 }
 
 // Put writes r and returns it with its etag, UID and times. The caller sets
@@ -266,7 +266,7 @@ func still(ctx context.Context, tx *db.Tx, changed ref.ID) error {
 	if !ok || !of.id.Scope().Covers(changed.Scope()) {
 		return nil
 	}
-	doc, err := get(of.id, tx.QueryRow(ctx, getSQL, of.id.Key()))
+	doc, err := get(ctx, tx, of.id)
 	if err == nil && doc.System.UID != of.uid {
 		err = fault.New(fault.NotFound, "%s was deleted in the meantime", of.id.Name())
 	}
