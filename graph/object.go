@@ -1,8 +1,8 @@
 package graph
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +12,7 @@ import (
 	"breakwater/access"
 	"breakwater/directory"
 	"breakwater/fault"
+	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ref"
 )
@@ -152,12 +153,13 @@ func (a *API) me(w http.ResponseWriter, _ *http.Request, g access.Grant, _ strin
 // byIDs shows those of the principals whom the caller may see.
 func (a *API) byIDs(w http.ResponseWriter, r *http.Request, g access.Grant, _ string) error {
 	var asked struct{ IDs, Types []string }
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := gate.ReadJSON(r, maxBody)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&asked); err != nil {
-		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return fault.New(fault.TooLarge, "a request has at most %d bytes", maxBody)
-		}
 		return fault.New(fault.BadRequest, `the body is {"ids": […], "types": […]}`).Because(err)
 	}
 	if len(asked.IDs) == 0 || len(asked.IDs) > maxIDs || slices.ContainsFunc(asked.IDs, func(id string) bool { return !ref.IsGUID(id) }) {
