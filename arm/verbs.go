@@ -3,6 +3,7 @@ package arm
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -176,7 +177,7 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 				}
 			}
 			doc, err := k.Put(ctx, g, next, merged)
-			if code := fault.Of(err); merged != expected && attempt < attempts && (code == fault.Stale || code == fault.Conflict && created) {
+			if merged != expected && attempt < attempts && errors.Is(err, fault.New(fault.Stale, "")) {
 				// Somebody was faster, and the caller did not say that it minds. What the
 				// other one wrote is seen when it is committed, which takes a disk's time.
 				select {

@@ -335,3 +335,34 @@ func TestNoDocumentIsCalledWhatCannotBeKept(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatIsNotKeptTakesNothingFromAPage(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := New(d)
+		for i := range 7 {
+			must(t, s, group+ref.ID(fmt.Sprintf("/r%d", i)), typeRegistry, fmt.Sprintf(`{"odd":%d}`, i%2))
+		}
+		odd := func(doc Resource) bool { return string(doc.Properties) == `{"odd":1}` }
+		for _, test := range []struct {
+			q    Query
+			want string
+		}{
+			{Query{}, "r1 r3 r5"},
+			{Query{Limit: 1}, "r1"},
+			{Query{Limit: 2}, "r1 r3"},
+			{Query{Limit: 2, After: group + "/r3"}, "r5"},
+			{Query{Limit: 3}, "r1 r3 r5"},
+			{Query{Limit: 100}, "r1 r3 r5"},
+			{Query{Limit: 2, After: group + "/r5"}, ""},
+		} {
+			found, err := s.Select(t.Context(), test.q, odd)
+			names := []string{}
+			for _, doc := range found {
+				names = append(names, doc.ID.Name())
+			}
+			if got := strings.Join(names, " "); err != nil || got != test.want {
+				t.Errorf("%+v: %s, want %s, %v", test.q, got, test.want, err)
+			}
+		}
+	})
+}
