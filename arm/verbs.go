@@ -127,7 +127,7 @@ func answerPage[T any](w http.ResponseWriter, r *http.Request, items []T, next s
 		link := url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: q.Encode()}
 		body["nextLink"] = link.String()
 	}
-	return answer(w, http.StatusOK, body)
+	return gate.WriteJSON(w, http.StatusOK, body)
 }
 
 // put creates or changes. A property that the body does not have stays as it is,
@@ -366,7 +366,7 @@ func act(a Action, id ref.ID) gate.Handler {
 			w.WriteHeader(http.StatusOK)
 			return nil
 		}
-		return answer(w, http.StatusOK, result)
+		return gate.WriteJSON(w, http.StatusOK, result)
 	}
 }
 
@@ -450,5 +450,5 @@ func show(w http.ResponseWriter, k *Kind, r resource.Resource, status int) error
 	if r.Etag != "" {
 		w.Header().Set("ETag", strconv.Quote(r.Etag))
 	}
-	return answer(w, status, viewed(k, r))
+	return gate.WriteJSON(w, status, viewed(k, r))
 }

@@ -71,5 +71,18 @@ func single(d *json.Decoder, depth int) error {
 	return err
 }
 
+// WriteJSON answers with a body that nobody keeps.
+func WriteJSON(w http.ResponseWriter, status int, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, err = w.Write(text)
+	return err
+}
+
 // Fold is equal for names that encoding/json takes for one.
 func Fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }

@@ -108,7 +108,7 @@ func (s set) list(a *API, w http.ResponseWriter, r *http.Request, g access.Grant
 		body["@odata.nextLink"] = next.String()
 	}
 	body["value"] = each(found)
-	return answer(w, http.StatusOK, body)
+	return gate.WriteJSON(w, http.StatusOK, body)
 }
 
 func each(found []directory.Object) []object {
@@ -138,7 +138,7 @@ func (s set) get(a *API, w http.ResponseWriter, r *http.Request, g access.Grant,
 	if len(found) == 0 {
 		return fault.New(fault.NotFound, "there is nobody of this id or name among the %s", s.called)
 	}
-	return answer(w, http.StatusOK, shown(found[0]))
+	return gate.WriteJSON(w, http.StatusOK, shown(found[0]))
 }
 
 // me is the person who calls. Nobody needs a right to know who it is.
@@ -147,7 +147,7 @@ func (a *API) me(w http.ResponseWriter, _ *http.Request, g access.Grant, _ strin
 	if p.Kind != identity.User && p.Kind != identity.Federated {
 		return fault.New(fault.BadRequest, "me is for people; an application is found among the servicePrincipals")
 	}
-	return answer(w, http.StatusOK, object{Type: userObject, ID: p.ID, DisplayName: p.Name, Enabled: true, UserPrincipalName: p.Name})
+	return gate.WriteJSON(w, http.StatusOK, object{Type: userObject, ID: p.ID, DisplayName: p.Name, Enabled: true, UserPrincipalName: p.Name})
 }
 
 // byIDs shows those of the principals whom the caller may see.
@@ -174,7 +174,7 @@ func (a *API) byIDs(w http.ResponseWriter, r *http.Request, g access.Grant, _ st
 			return o.Kind == identity.User && !slices.Contains(wanted, "user") || o.Kind != identity.User && !slices.Contains(wanted, "servicePrincipal")
 		})
 	}
-	return answer(w, http.StatusOK, map[string]any{
+	return gate.WriteJSON(w, http.StatusOK, map[string]any{
 		"@odata.context": "https://" + r.Host + Root + "$metadata#directoryObjects", "value": each(found),
 	})
 }
