@@ -19,14 +19,16 @@ const deepest = 100
 // and whoever reads the last shall read the same.
 func ReadJSON(r *http.Request, most int64) (json.RawMessage, error) {
 	text, err := io.ReadAll(io.LimitReader(r.Body, most+1))
-	switch text = bytes.TrimSpace(text); {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case int64(len(text)) > most:
+	}
+	if int64(len(text)) > most {
 		return nil, fault.New(fault.TooLarge, "the body has at most %d bytes", most)
-	case len(text) == 0:
+	}
+	if text = bytes.TrimSpace(text); len(text) == 0 {
 		return nil, nil
-	case !json.Valid(text):
+	}
+	if !json.Valid(text) {
 		return nil, fault.New(fault.BadRequest, "the body is not JSON")
 	}
 	return text, single(json.NewDecoder(bytes.NewReader(text)), 1)

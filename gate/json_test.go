@@ -33,6 +33,7 @@ func TestABodyIsReadInOneWay(t *testing.T) {
 		{`{"a":1,}`, ``, fault.BadRequest},
 		{"\ufeff{}", ``, fault.BadRequest},
 		{`"` + strings.Repeat("x", 40_000) + `"`, ``, fault.TooLarge},
+		{`{}` + strings.Repeat(" ", 40_000), ``, fault.TooLarge},
 	} {
 		got, err := gate.ReadJSON(httptest.NewRequest("PUT", "/", strings.NewReader(test.body)), 32<<10)
 		if test.code != 0 {
