@@ -201,6 +201,9 @@ func (c *config) check() (err error) {
 	} else if at.Path != "" {
 		return errors.New("listen: HOST:PORT; a socket in the file system is one of listeners")
 	}
+	if c.Domain != "" && !isDomain(c.Domain) {
+		return fmt.Errorf("domain: a name such as registries.example.com, without a port, not %q", c.Domain)
+	}
 	if c.Ops != "" && c.Ops != autoOps {
 		if _, _, err := net.SplitHostPort(c.Ops); err != nil {
 			return fmt.Errorf("ops: %w", err)
@@ -258,6 +261,16 @@ func (c *config) check() (err error) {
 		c.Limits.Connections = connections() / share
 	}
 	return nil
+}
+
+// isDomain reports whether registries can have names below s.
+func isDomain(s string) bool {
+	for label := range strings.SplitSeq(strings.ToLower(s), ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *config) postgres() bool {

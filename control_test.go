@@ -126,6 +126,9 @@ func TestTheControlPlaneAnswersAsResourceManagerDoes(t *testing.T) {
 		{"GET", "/providers/Breakwater.Ledger/events?since=yesterday", "", nil, 400, `"error"`},
 		{"GET", "/providers/Breakwater.Ledger/events?$top=0", "", nil, 400, `"error"`},
 		{"GET", "/providers/Breakwater.Ledger/events?$skipToken=x", "", nil, 400, `"error"`},
+		{"GET", "/providers/Breakwater.Ledger/events?category=%00", "", nil, 400, `"error"`},
+		{"GET", d.id + "/tokens?$skipToken=%00", "", nil, 400, `$skipToken`},
+		{"GET", subscription + "/resources?$skipToken=%ff", "", nil, 400, `$skipToken`},
 	} {
 		r, text := d.ask(test.method, test.path, test.body, test.header...)
 		if r.StatusCode != test.status || !strings.Contains(text, test.says) {

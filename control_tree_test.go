@@ -293,3 +293,56 @@ func TestADenialIsNotDeletedWithWhatItIsAbout(t *testing.T) {
 		{"DELETE", dev, "", contributor, 200, ``},
 	})
 }
+
+// What a denial keeps from the caller is in no list of what lies above it, either.
+func TestADenialHoldsInListsFromAbove(t *testing.T) {
+	d := openDesk(t)
+	group := d.id[:strings.Index(d.id, "/providers/")]
+	subscription := group[:strings.Index(group, "/resourceGroups/")]
+	const auth, zero = "/providers/Microsoft.Authorization", "/00000000-0000-0000-0000-00000000000"
+	reader := d.holder("reader", "")
+	_, text := d.ask("GET", "/providers/Breakwater.Identity/servicePrincipals/reader", "")
+	_, text, _ = strings.Cut(text, `"principalId":"`)
+	id, _, _ := strings.Cut(text, `"`)
+	one := `{"properties":{"roleDefinitionId":"acdd72a7-3385-48ef-bd42-f606fba81ae7","principalType":"ServicePrincipal","principalId":"` + id + `"}}`
+	keep := `{"properties":{"level":"CanNotDelete"}}`
+	d.tried([]tried{
+		{"PUT", auth + "/roleAssignments" + zero + "1", one, nil, 201, ``},
+		{"PUT", subscription + "/resourceGroups/a-secret", `{"location":"local"}`, nil, 201, ``},
+		{"PUT", subscription + "/resourceGroups/a-secret/providers/Microsoft.ManagedIdentity/userAssignedIdentities/robot", `{"location":"local"}`, nil, 201, ``},
+		{"PUT", subscription + "/resourceGroups/a-secret" + auth + "/roleAssignments" + zero + "2", one, nil, 201, ``},
+		{"PUT", subscription + "/resourceGroups/a-secret" + auth + "/locks/a-lock", keep, nil, 201, ``},
+		{"PUT", group + auth + "/locks/open", keep, nil, 201, ``},
+		{"PUT", group + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities/open", `{"location":"local"}`, nil, 201, ``},
+		{"PUT", d.id + "/scopeMaps/a-secret", `{"properties":{"actions":[]}}`, nil, 201, ``},
+	})
+	lists := []struct{ path, open string }{
+		{subscription + "/resourceGroups", `"name":"breakwater"`},
+		{subscription + "/providers/Microsoft.ManagedIdentity/userAssignedIdentities", `"name":"open"`},
+		{subscription + auth + "/locks", `"name":"open"`},
+		{subscription + auth + "/roleAssignments", zero[1:] + "1"},
+		{d.id + "/scopeMaps", `"_repositories_pull"`},
+		{"/providers/Breakwater.Identity/servicePrincipals", `"value":[`},
+	}
+	tell := func(secret bool) {
+		t.Helper()
+		for _, l := range lists {
+			r, text := d.ask("GET", l.path, "", "Authorization", reader)
+			if hidden := strings.Contains(text, "secret") || strings.Contains(text, `"name":"reader"`); r.StatusCode != 200 || hidden != secret || !strings.Contains(text, l.open) {
+				t.Errorf("%s: %d %s", l.path, r.StatusCode, text)
+			}
+		}
+		// Nor does it shorten a page.
+		if _, text := d.ask("GET", subscription+"/resourceGroups?$top=1", "", "Authorization", reader); !secret && !strings.Contains(text, `"name":"breakwater"`) {
+			t.Error(text)
+		}
+	}
+	tell(true)
+	no := `{"properties":{"denyAssignmentName":"no","permissions":[{"actions":["*"]}],"principals":[{"id":"` + id + `","type":"ServicePrincipal"}]}}`
+	d.tried([]tried{
+		{"PUT", subscription + "/resourceGroups/a-secret" + auth + "/denyAssignments" + zero + "3", no, nil, 201, ``},
+		{"PUT", d.id + "/scopeMaps/a-secret" + auth + "/denyAssignments" + zero + "4", no, nil, 201, ``},
+		{"PUT", "/providers/Breakwater.Identity/servicePrincipals/reader" + auth + "/denyAssignments" + zero + "5", no, nil, 201, ``},
+	})
+	tell(false)
+}

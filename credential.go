@@ -47,7 +47,7 @@ func credentialHelper(ctx context.Context, args []string, stdin io.Reader, stdou
 	if err == nil {
 		return success
 	}
-	fmt.Fprintln(stdout, strings.Join(strings.Fields(err.Error()), " "))
+	fmt.Fprintln(screen{stdout}, strings.Join(strings.Fields(err.Error()), " "))
 	return failure
 }
 
@@ -55,14 +55,18 @@ func credentialHelper(ctx context.Context, args []string, stdin io.Reader, stdou
 var errNoCredential = errors.New("credentials not found in native keychain")
 
 // hostOf is the host of what clients call a registry: with or without a scheme, and
-// with or without a path.
+// with or without a path; "" if it is none. A login goes there, so that it is read in
+// one way only: in a URL, somebody@ or # would move it.
 func hostOf(server string) string {
 	server = strings.TrimSpace(server)
 	if _, rest, ok := strings.Cut(server, "://"); ok {
 		server = rest
 	}
 	host, _, _ := strings.Cut(server, "/")
-	return strings.ToLower(host)
+	if host = strings.ToLower(host); strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789.-_:[]") != "" {
+		return ""
+	}
+	return host
 }
 
 // A credential is what the protocol says of one.

@@ -33,6 +33,7 @@ func main() {
 
 // run is the whole program: tests call it as a shell would.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	stdout, stderr = screen{stdout}, screen{stderr}
 	root := commands()
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -49,12 +49,12 @@ func knock(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	response, err := func() (*http.Response, error) {
-		dialer := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
+		dialer := net.Dialer{Timeout: time.Minute, LocalAddr: &net.TCPAddr{IP: net.ParseIP(args[0])}}
 		c, err := dialer.Dial("tcp", to)
 		if err != nil {
 			return nil, err
 		}
-		c.SetDeadline(time.Now().Add(10 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		if _, err := io.WriteString(c, hello); err != nil {
 			return nil, err
 		}

@@ -140,6 +140,7 @@ func FuzzPairs(f *testing.F) {
 // like a line of its own.
 func FuzzShow(f *testing.F) {
 	f.Add(`{"name":"a","id":"/subscriptions/s/resourceGroups/g/providers/n/t/a","properties":{"x":"\u001b[2Jy\nz","l":[1,"\t",null],"o":[{"a":{}}],"e":[],"n":null}}`)
+	f.Add(`{"properties":{"\u001b[2J":1,"a\nb":"\u009b"}}`)
 	f.Add(`[{"a":1}]`)
 	f.Add(`3`)
 	f.Fuzz(func(t *testing.T, text string) {
@@ -161,6 +162,42 @@ func FuzzShow(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Nothing that a command prints is obeyed: not JSON, which need not escape all that a
+// terminal knows, and not what a server said of what went wrong.
+func TestAScreenShowsAndDoesNotObey(t *testing.T) {
+	for text, want := range map[string]string{
+		"name\tteam/api é 서울 😀\u3000\n":    "name\tteam/api é 서울 😀\u3000\n",
+		"a\x1b[2Jb\r\a\x7f":                `a\u001b[2Jb\u000d\u0007\u007f`,
+		`{"a":"` + "\u009b2J\u202e" + `"}`: `{"a":"\u009b2J\u202e"}`,
+		"\x9b2J":                           `\ufffd2J`,
+		"\U000e0001":                       `\udb40\udc01`,
+		"":                                 "",
+	} {
+		var out bytes.Buffer
+		if n, err := (screen{&out}).Write([]byte(text)); n != len(text) || err != nil || out.String() != want {
+			t.Errorf("%q is shown as %q, %d, %v", text, out.String(), n, err)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	if run(t.Context(), []string{"get", "x\x1b[2J"}, &stdout, &stderr); strings.Contains(stdout.String()+stderr.String(), "\x1b") {
+		t.Errorf("%q %q", stdout.String(), stderr.String())
+	}
+}
+
+// A login goes to the host that is read from what a client asks for, and to no other.
+func TestAHostIsReadInOneWay(t *testing.T) {
+	for text, want := range map[string]string{
+		"registry.example.com": "registry.example.com", "https://Registry.example.com:8443/v2/": "registry.example.com:8443",
+		"[::1]:8443": "[::1]:8443", " localhost:5000\n": "localhost:5000",
+		"evil.example#.registry.example.com:8443": "", "evil.example?.registry.example.com:8443": "", "registry.example.com:x@evil.example": "",
+		`evil.example\.registry.example.com`: "", "https://evil.example%2f.registry.example.com": "", "": "",
+	} {
+		if got := hostOf(text); got != want {
+			t.Errorf("%q is the host %q, want %q", text, got, want)
+		}
+	}
 }
 
 func TestWhatIsSavedSurvivesManyAtOnce(t *testing.T) {

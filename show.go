@@ -64,6 +64,7 @@ func showMany(w io.Writer, o *output, items []json.RawMessage) error {
 	for i, item := range items {
 		rows[i] = map[string]string{}
 		add := func(m member) {
+			m.name = printable(m.name)
 			text, ok := inOneLine(m.value)
 			if !ok || text == "" || unsaid(m.name) {
 				return
@@ -141,7 +142,7 @@ func showTypes(w io.Writer, o *output, all []resourceType) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "TYPE\tWHOLE NAME\tOPERATIONS")
 	for _, r := range all {
-		fmt.Fprintf(t, "%s\t%s\t%s\n", shortType(all, r), r.Type, r.Can)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", printable(shortType(all, r)), printable(r.Type), printable(r.Can))
 	}
 	return t.Flush()
 }

@@ -358,7 +358,7 @@ func sum(ts *testscript.TestScript, neg bool, args []string) {
 
 // until COMMAND... runs a command again until it succeeds, for up to 20 seconds.
 func until(ts *testscript.TestScript, neg bool, args []string) {
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := ts.Exec(args[0], args[1:]...)
 		if err == nil {
 			return
@@ -372,8 +372,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 // freePort is a port of the loopback addresses that nobody listens on now, that
 // nobody in this process was told before, and that the system gives to nobody who
 // asks for any: servers start a while after they were told theirs.
-func freePort(t *testing.T) string {
-	t.Helper()
+func freePort(t interface{ Fatalf(string, ...any) }) string {
 	for range 1000 {
 		port := strconv.Itoa(12000 + int(lastPort.Add(1)%20000))
 		if l, err := net.Listen("tcp", ":"+port); err == nil {
@@ -381,7 +380,7 @@ func freePort(t *testing.T) string {
 			return port
 		}
 	}
-	t.Fatal("no port is free")
+	t.Fatalf("no port is free")
 	return ""
 }
 

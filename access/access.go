@@ -10,9 +10,11 @@
 package access
 
 import (
+	"context"
 	"slices"
 	"time"
 
+	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/ledger"
@@ -186,6 +188,13 @@ func (g Grant) ListsDeleted(r ref.Repository) bool {
 	return g.unceiled(DeletedRead, g.RepositoryScope(r)).Allowed
 }
 
+// Hides reports whether a denial or a rule keeps the caller from a at the scope. A
+// list that shows what lies below a scope leaves out what is hidden there.
+func (g Grant) Hides(a Action, scope ref.Scope) bool {
+	why := g.Decide(a, scope).Reason
+	return why == Denied || why == Ruled
+}
+
 // unceiled decides as if the caller's token had been asked for everything.
 func (g Grant) unceiled(a Action, scope ref.Scope) Decision {
 	return g.decide(func(q *question) {
@@ -278,6 +287,14 @@ func (g Grant) Event(category, operation string, scope ref.Scope) ledger.Event {
 		e.Duration = now.Sub(g.in.call.Start)
 	}
 	return e
+}
+
+// Record appends the event of a change of what is at the id to the ledger, at the end
+// of its transaction.
+func (g Grant) Record(ctx context.Context, tx *db.Tx, l *ledger.Ledger, a Action, id ref.ID, more map[string]string) error {
+	e := g.Event(ledger.Administrative, string(a), id.Scope())
+	e.Detail.More = more
+	return l.Append(ctx, tx, e)
 }
 
 // Modified says who changes a document now.

@@ -181,11 +181,10 @@ func (s *Store) List(ctx context.Context, g Grant, typ string, under, after ref.
 	if f.Principal != "" {
 		q.Holders = []string{f.Principal}
 	}
-	docs, err := s.Documents.Find(ctx, q)
-	if k.typ == GroupType {
-		docs = slices.DeleteFunc(docs, func(d resource.Resource) bool { return !g.Can(GroupRead, d.ID.Scope()) })
-	}
-	return docs, err
+	return s.Documents.Select(ctx, q, func(doc resource.Resource) bool {
+		_, scope, _, err := split(doc.ID)
+		return err == nil && !g.Hides(k.read, scope) && (k.typ != GroupType || g.Can(k.read, scope))
+	})
 }
 
 // Put creates or replaces a document, if ifMatch holds.
@@ -228,12 +227,12 @@ func (s *Store) write(ctx context.Context, g Grant, k *kind, scope ref.Scope, do
 		next.System = g.Modified()
 		var err error
 		if made, err = s.Documents.Put(ctx, tx, next, ifMatch); err != nil {
-			return exists(ifMatch, err, k.typ, doc.ID.Name())
+			return resource.Taken(err, ifMatch, k.typ, doc.ID.Name())
 		}
 		if err := s.undoable(ctx, tx, c); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, k.write, doc.ID, c.more)
+		return g.Record(ctx, tx, s.Ledger, k.write, doc.ID, c.more)
 	})
 	if k.typ == DefinitionType {
 		made.ID = shown
@@ -270,7 +269,7 @@ func (s *Store) Delete(ctx context.Context, g Grant, id ref.ID, ifMatch string) 
 		if err := s.undoable(ctx, tx, c); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, k.delete, at, c.more)
+		return g.Record(ctx, tx, s.Ledger, k.delete, at, c.more)
 	})
 	if k.typ == DefinitionType {
 		was.ID = id

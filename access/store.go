@@ -214,18 +214,3 @@ func (s *Store) put(ctx context.Context, tx *db.Tx, g Grant, doc resource.Resour
 	doc.System = g.Modified()
 	return s.Documents.Put(ctx, tx, doc, ifMatch)
 }
-
-// record appends the event of a change at the end of its transaction.
-func (s *Store) record(ctx context.Context, tx *db.Tx, g Grant, a Action, id ref.ID, more map[string]string) error {
-	e := g.Event(ledger.Administrative, string(a), id.Scope())
-	e.Detail.More = more
-	return s.Ledger.Append(ctx, tx, e)
-}
-
-// exists makes the Conflict of a creation whose name is taken.
-func exists(ifMatch string, err error, kind, name string) error {
-	if ifMatch == resource.Absent && fault.Of(err) == fault.Stale {
-		return fault.New(fault.Conflict, "there is a %s called %s already", kind, name)
-	}
-	return err
-}

@@ -98,9 +98,9 @@ func (s *Store) PutScopeMap(ctx context.Context, g Grant, name, description stri
 	doc := resource.Resource{ID: id, Type: ScopeMapType}
 	err := s.DB.Write(ctx, func(tx *db.Tx) (err error) {
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return exists(ifMatch, err, "scope map", name)
+			return resource.Taken(err, ifMatch, "scope map", name)
 		}
-		return s.record(ctx, tx, g, ScopeMapWrite, id, map[string]string{"actions": strings.Join(p.Actions, " ")})
+		return g.Record(ctx, tx, s.Ledger, ScopeMapWrite, id, map[string]string{"actions": strings.Join(p.Actions, " ")})
 	})
 	if err != nil {
 		return ScopeMap{}, err
@@ -126,7 +126,7 @@ func (s *Store) ScopeMaps(ctx context.Context, g Grant, after string, limit int)
 	if err := g.Allows(ScopeMapRead, g.Scope()); err != nil {
 		return nil, err
 	}
-	return list(ctx, s, g, "scopeMaps", ScopeMapType, after, limit, scopeMap)
+	return list(ctx, s, g, ScopeMapRead, "scopeMaps", ScopeMapType, after, limit, scopeMap)
 }
 
 // DeleteScopeMap deletes a scope map that no token uses.
@@ -139,19 +139,16 @@ func (s *Store) DeleteScopeMap(ctx context.Context, g Grant, name, ifMatch strin
 		return fault.New(fault.Conflict, "the scope map %s is defined by the system", name)
 	}
 	// A token that begins to use the map now ends up with no right, not with more.
-	for after := ""; ; {
-		tokens, err := list(ctx, s, g, "tokens", identity.TokenType, after, 1000, token)
-		if err != nil {
-			return err
-		}
-		for _, t := range tokens {
-			if after = t.Name; t.ScopeMapID.Key() == id.Key() {
-				return fault.New(fault.Conflict, "the token %s uses the scope map; delete the token or change its scope map first", t.Name)
-			}
-		}
-		if len(tokens) == 0 {
-			break
-		}
+	q := resource.Query{Type: identity.TokenType, Under: []ref.ID{g.RegistryID()}, Limit: 1}
+	users, err := s.Documents.Select(ctx, q, func(doc resource.Resource) bool {
+		t, err := token(doc)
+		return err != nil || t.ScopeMapID.Key() == id.Key()
+	})
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		return fault.New(fault.Conflict, "the token %s uses the scope map; delete the token or change its scope map first", users[0].ID.Name())
 	}
 	return s.DB.Write(ctx, func(tx *db.Tx) error {
 		if err := s.found(ctx, tx, id, ScopeMapType); err != nil {
@@ -160,7 +157,7 @@ func (s *Store) DeleteScopeMap(ctx context.Context, g Grant, name, ifMatch strin
 		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, ScopeMapDelete, id, nil)
+		return g.Record(ctx, tx, s.Ledger, ScopeMapDelete, id, nil)
 	})
 }
 
@@ -194,9 +191,9 @@ func (s *Store) PutToken(ctx context.Context, g Grant, name string, scopeMap ref
 			return err
 		}
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return exists(ifMatch, err, "token", name)
+			return resource.Taken(err, ifMatch, "token", name)
 		}
-		return s.record(ctx, tx, g, TokenWrite, id, map[string]string{"scopeMap": scopeMap.Name(), "status": p.Status})
+		return g.Record(ctx, tx, s.Ledger, TokenWrite, id, map[string]string{"scopeMap": scopeMap.Name(), "status": p.Status})
 	})
 	if err != nil {
 		return Token{}, err
@@ -222,7 +219,7 @@ func (s *Store) Tokens(ctx context.Context, g Grant, after string, limit int) ([
 	if err := g.Allows(TokenRead, g.Scope()); err != nil {
 		return nil, err
 	}
-	return list(ctx, s, g, "tokens", identity.TokenType, after, limit, func(doc resource.Resource) (Token, error) {
+	return list(ctx, s, g, TokenRead, "tokens", identity.TokenType, after, limit, func(doc resource.Resource) (Token, error) {
 		return s.withPasswords(ctx, g, doc)
 	})
 }
@@ -241,7 +238,7 @@ func (s *Store) DeleteToken(ctx context.Context, g Grant, name, ifMatch string) 
 		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, TokenDelete, id, nil)
+		return g.Record(ctx, tx, s.Ledger, TokenDelete, id, nil)
 	})
 }
 
@@ -279,7 +276,7 @@ func (s *Store) GenerateCredentials(ctx context.Context, g Grant, name string, e
 		if !expiry.IsZero() {
 			more["expiry"] = expiry.UTC().Format(time.RFC3339)
 		}
-		return s.record(ctx, tx, g, GenerateCredentials, id, more)
+		return g.Record(ctx, tx, s.Ledger, GenerateCredentials, id, more)
 	})
 	if err != nil {
 		return nil, err
@@ -300,16 +297,17 @@ func (s *Store) KeepPasswords(ctx context.Context, g Grant, name string, keep ..
 		if err := s.Identity.KeepPasswords(ctx, tx, identity.TokenHolder(g.RegistryID(), name), g.Modified(), keep...); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, TokenWrite, id, map[string]string{"passwords kept": strings.Join(keep, " ")})
+		return g.Record(ctx, tx, s.Ledger, TokenWrite, id, map[string]string{"passwords kept": strings.Join(keep, " ")})
 	})
 }
 
-func list[T any](ctx context.Context, s *Store, g Grant, kind, typ, after string, limit int, read func(resource.Resource) (T, error)) ([]T, error) {
+func list[T any](ctx context.Context, s *Store, g Grant, a Action, kind, typ, after string, limit int, read func(resource.Resource) (T, error)) ([]T, error) {
 	from := ref.ID("")
 	if after != "" {
 		from = g.RegistryID().Child(kind, after)
 	}
-	docs, err := s.Documents.List(ctx, g.RegistryID(), typ, from, limit)
+	q := resource.Query{Type: typ, Under: []ref.ID{g.RegistryID()}, After: from, Limit: limit}
+	docs, err := s.Documents.Select(ctx, q, func(doc resource.Resource) bool { return !g.Hides(a, doc.ID.Scope()) })
 	if err != nil {
 		return nil, err
 	}

@@ -3,8 +3,6 @@ package acr
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,6 +12,7 @@ import (
 	"breakwater/access"
 	"breakwater/content"
 	"breakwater/fault"
+	"breakwater/gate"
 	"breakwater/oci"
 	"breakwater/ref"
 )
@@ -153,25 +152,23 @@ func page(r *http.Request) (p content.Page, repeat url.Values, err error) {
 // read decodes the body of a change: one JSON object that has no members but those
 // of into.
 func read(r *http.Request, into any) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	body, err := gate.ReadJSON(r, maxBody)
 	if err != nil {
 		return err
 	}
-	if len(body) > maxBody {
-		return fault.New(fault.TooLarge, "the body has at most %d bytes", maxBody)
-	}
-	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
+	if !bytes.HasPrefix(body, []byte("{")) {
 		return fault.New(fault.BadRequest, "the body is a JSON object")
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
-	if err = d.Decode(into); err == nil {
-		if _, err = d.Token(); err == io.EOF {
-			return nil
-		}
-		err = errors.New("more follows")
+	err = d.Decode(into)
+	if err == nil {
+		return nil
 	}
-	return fault.New(fault.BadRequest, "the body cannot be read: %.200s", strings.TrimPrefix(err.Error(), "json: "))
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fault.New(fault.BadRequest, "nothing here has a member %.100s; leave it out", name)
+	}
+	return fault.New(fault.BadRequest, "a value has another type than it should").Because(err)
 }
 
 // switches are the attributes of a repository or tag that a body may set; what it

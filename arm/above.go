@@ -73,27 +73,16 @@ func seen(docs *resource.Store, k Kind) Kind {
 		}
 		return shownSucceeded(doc, err)
 	}
-	k.List = func(ctx context.Context, g access.Grant, q Query) (some []resource.Resource, err error) {
-		for after := q.After; len(some) < q.Limit; {
-			all, err := docs.List(ctx, q.Under, k.Type, after, maxPage)
-			if err != nil {
-				return nil, err
-			}
-			for _, doc := range all {
-				after = doc.ID
-				if len(some) == q.Limit || !q.Where.holdsFor(doc) || !g.Can(k.Read, doc.ID.Scope()) && !g.Sees(doc.ID.Scope()) {
-					continue
-				}
-				if doc, err = shownSucceeded(doc, nil); err != nil {
-					return nil, err
-				}
-				some = append(some, doc)
-			}
-			if len(all) < maxPage {
-				break
-			}
+	k.List = func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error) {
+		find := resource.Query{Type: k.Type, Under: []ref.ID{q.Under}, After: q.After, Limit: q.Limit}
+		some, err := docs.Select(ctx, find, func(doc resource.Resource) bool {
+			at := doc.ID.Scope()
+			return q.Where.holdsFor(doc) && !g.Hides(k.Read, at) && (g.Can(k.Read, at) || g.Sees(at))
+		})
+		for i := range some {
+			some[i], err = shownSucceeded(some[i], err)
 		}
-		return some, nil
+		return some, err
 	}
 	return k
 }

@@ -396,19 +396,7 @@ func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 			`Basic realm="Breakwater", charset="UTF-8"`,
 		}
 	}
-	_ = answer(w, row.Status, map[string]any{"error": map[string]string{ // fails only with the connection
+	_ = gate.WriteJSON(w, row.Status, map[string]any{"error": map[string]string{ // fails only with the connection
 		"code": row.ARM, "message": f.Message,
 	}})
-}
-
-func answer(w http.ResponseWriter, status int, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, err = w.Write(text)
-	return err
 }

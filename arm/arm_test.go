@@ -1,14 +1,17 @@
 package arm
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"breakwater/access"
 	"breakwater/fault"
 	"breakwater/ref"
 	"breakwater/resource"
@@ -203,7 +206,7 @@ func TestTagsReplaceTagsAndALocationIsForEver(t *testing.T) {
 	for i := range 51 {
 		many = append(many, fmt.Sprintf(`"t%d":"x"`, i))
 	}
-	for _, tags := range []string{`"":"x"`, `"a<":"x"`, `"a":"x","A":"y"`, `"a":"` + strings.Repeat("x", 257) + `"`, `"` + strings.Repeat("x", 513) + `":""`, `"a":"\u0000"`, strings.Join(many, ",")} {
+	for _, tags := range []string{`"":"x"`, `"a<":"x"`, `"a":"` + strings.Repeat("x", 257) + `"`, `"` + strings.Repeat("x", 513) + `":""`, `"a":"\u0000"`, strings.Join(many, ",")} {
 		if _, err := over(was, `{"tags":{`+tags+`}}`, false); fault.Of(err) != fault.BadRequest {
 			t.Errorf("%.50s: %v", tags, err)
 		}
@@ -236,6 +239,39 @@ func TestPreconditionsAreRead(t *testing.T) {
 		got, err := expectation(h)
 		if got != test.want || err != nil && fault.Of(err) != test.code || err == nil && test.code != 0 {
 			t.Errorf("If-Match %q, If-None-Match %q: %q, %v", test.match, test.none, got, err)
+		}
+	}
+}
+
+func TestOnlyALostRaceIsRunAgain(t *testing.T) {
+	stale := fault.New(fault.Stale, "somebody was faster")
+	for _, test := range []struct {
+		name string
+		fail error
+		code fault.Code // with which it ends
+		runs int
+	}{
+		{"a name that is another's", fault.New(fault.Conflict, "taken"), fault.Conflict, 1},
+		{"one too many", fault.New(fault.BadRequest, "enough"), fault.BadRequest, 1},
+		{"an etag that is no more", stale, 0, 2},
+		{"a name that was free", resource.Taken(stale, resource.Absent, "thing", "x"), 0, 2},
+	} {
+		runs := 0
+		k := &Kind{
+			Type: "N/things",
+			Get: func(context.Context, access.Grant, ref.ID) (resource.Resource, error) {
+				return resource.Resource{}, absent("N/things")
+			},
+			Put: func(_ context.Context, _ access.Grant, next resource.Resource, _ string) (resource.Resource, error) {
+				if runs++; runs == 1 {
+					return next, test.fail
+				}
+				return next, nil
+			},
+		}
+		err := put(k, "/providers/N/things/x", false)(httptest.NewRecorder(), httptest.NewRequest("PUT", "/", strings.NewReader(`{}`)), access.Grant{})
+		if runs != test.runs || test.code == 0 && err != nil || test.code != 0 && fault.Of(err) != test.code {
+			t.Errorf("%s: run %d times, %v", test.name, runs, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 
 	"breakwater/access"
@@ -49,6 +50,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request, g access.Grant) err
 		top = maxPage
 	}
 	wanted := ledger.Query{Category: q.Get("category"), Limit: top + 1}
+	if strings.ContainsFunc(wanted.Category, func(r rune) bool { return r|0x20 < 'a' || r|0x20 > 'z' }) {
+		return fault.New(fault.BadRequest, "category is one word, such as %s or %s", ledger.Administrative, ledger.Security)
+	}
 	for name, t := range map[string]*time.Time{"since": &wanted.Since, "until": &wanted.Until} {
 		if s := q.Get(name); s != "" {
 			if *t, err = time.Parse(time.RFC3339, s); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"breakwater/access"
 	"breakwater/fault"
+	"breakwater/gate"
 	"breakwater/ref"
 )
 
@@ -88,7 +89,7 @@ func (a *API) providers(w http.ResponseWriter, r *http.Request, _ access.Grant, 
 func (a *API) provider(w http.ResponseWriter, _ *http.Request, _ access.Grant, q asked) error {
 	for _, p := range a.offered(q.at) {
 		if strings.EqualFold(p.Namespace, q.names[0]) {
-			return answer(w, http.StatusOK, p)
+			return gate.WriteJSON(w, http.StatusOK, p)
 		}
 	}
 	return noProvider(q.names[0])
@@ -177,12 +178,12 @@ func (a *API) endpoints(w http.ResponseWriter, r *http.Request, _ access.Grant, 
 	const audience = "https://management.core.windows.net/"
 	server := "https://" + r.Host
 	if r.URL.Query().Get("api-version") < "2018" {
-		return answer(w, http.StatusOK, map[string]any{
+		return gate.WriteJSON(w, http.StatusOK, map[string]any{
 			"galleryEndpoint": server, "graphEndpoint": server + "/", "portalEndpoint": server,
 			"authentication": map[string]any{"loginEndpoint": server + "/adfs", "audiences": []string{audience}},
 		})
 	}
-	return answer(w, http.StatusOK, []any{map[string]any{
+	return gate.WriteJSON(w, http.StatusOK, []any{map[string]any{
 		"name": "Breakwater", "portal": server, "resourceManager": server, "gallery": server, "batch": server, "media": server,
 		"authentication":           map[string]any{"loginEndpoint": server + "/adfs", "audiences": []string{audience}, "tenant": "adfs", "identityProvider": "ADFS"},
 		"graph":                    server + "/",

@@ -96,7 +96,11 @@ func (k *Kind) summary(doc resource.Resource, expand string) (summary, error) {
 // group: by type, then by id.
 func (a *API) resources(w http.ResponseWriter, r *http.Request, g access.Grant, q asked) error {
 	query := r.URL.Query()
-	top, last, err := page(query)
+	top, token, err := page(query)
+	if err != nil {
+		return err
+	}
+	last, err := resume(token)
 	if err != nil {
 		return err
 	}
@@ -109,7 +113,7 @@ func (a *API) resources(w http.ResponseWriter, r *http.Request, g access.Grant, 
 	}
 	lastType := ""
 	if last != "" {
-		if t, err := parse(last); err == nil {
+		if t, err := parse(string(last)); err == nil {
 			lastType = strings.ToLower(t.Type)
 		}
 	}
@@ -118,7 +122,7 @@ func (a *API) resources(w http.ResponseWriter, r *http.Request, g access.Grant, 
 	for _, k := range a.tracked() {
 		typ, after := strings.ToLower(k.Type), ref.ID("")
 		if typ == lastType {
-			after = ref.ID(last)
+			after = last
 		}
 		if typ < lastType || one && !strings.EqualFold(only, typ) {
 			continue

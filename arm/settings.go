@@ -11,6 +11,7 @@ import (
 	"breakwater/access"
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/network"
@@ -71,7 +72,7 @@ func (k *Kind) cleared(current resource.Resource, sent change) (resource.Resourc
 	}
 	for name := range sent.Properties {
 		for _, whole := range k.Whole {
-			if fold(name) == fold(whole) {
+			if gate.Fold(name) == gate.Fold(whole) {
 				delete(has, whole)
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -68,7 +67,10 @@ func list(k *Kind, under ref.ID) gate.Handler {
 		if err != nil {
 			return err
 		}
-		q, filter := Query{Under: under, After: ref.ID(after), Limit: top + 1}, r.URL.Query().Get("$filter")
+		q, filter := Query{Under: under, Limit: top + 1}, r.URL.Query().Get("$filter")
+		if q.After, err = resume(after); err != nil {
+			return err
+		}
 		if len(k.Where) > 0 {
 			q.Where, err = parseWhere(filter, k.Where)
 		} else {
@@ -105,6 +107,18 @@ func page(q url.Values) (top int, after string, err error) {
 	return min(top, maxPage), q.Get("$skipToken"), nil
 }
 
+// resume reads after which resource a list goes on.
+func resume(after string) (ref.ID, error) {
+	if after == "" {
+		return "", nil
+	}
+	id, err := ref.ParseID(after)
+	if err != nil {
+		return "", fault.New(fault.BadRequest, "$skipToken is not one that was given; follow the nextLink of the page before")
+	}
+	return id, nil
+}
+
 func answerPage[T any](w http.ResponseWriter, r *http.Request, items []T, next string) error {
 	body := map[string]any{"value": items}
 	if next != "" {
@@ -113,7 +127,7 @@ func answerPage[T any](w http.ResponseWriter, r *http.Request, items []T, next s
 		link := url.URL{Scheme: "https", Host: r.Host, Path: r.URL.Path, RawQuery: q.Encode()}
 		body["nextLink"] = link.String()
 	}
-	return answer(w, http.StatusOK, body)
+	return gate.WriteJSON(w, http.StatusOK, body)
 }
 
 // put creates or changes. A property that the body does not have stays as it is,
@@ -122,7 +136,7 @@ func answerPage[T any](w http.ResponseWriter, r *http.Request, items []T, next s
 func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
 		ctx := r.Context()
-		body, err := read(w, r)
+		body, err := read(r)
 		if err != nil {
 			return err
 		}
@@ -163,7 +177,7 @@ func put(k *Kind, id ref.ID, mustExist bool) gate.Handler {
 				}
 			}
 			doc, err := k.Put(ctx, g, next, merged)
-			if code := fault.Of(err); merged != expected && attempt < attempts && (code == fault.Stale || code == fault.Conflict && created) {
+			if merged != expected && attempt < attempts && errors.Is(err, fault.New(fault.Stale, "")) {
 				// Somebody was faster, and the caller did not say that it minds. What the
 				// other one wrote is seen when it is committed, which takes a disk's time.
 				select {
@@ -209,7 +223,7 @@ func changeOf(body json.RawMessage, beside []string) (change, error) {
 	if err == nil {
 		c := sent.change
 		for name := range c.Properties {
-			if slices.Contains(beside, fold(name)) {
+			if slices.Contains(beside, gate.Fold(name)) {
 				return c, fault.New(fault.BadRequest, `%s stands beside "properties", not in it`, name)
 			}
 		}
@@ -253,9 +267,7 @@ func (c change) over(current resource.Resource, created bool) (next resource.Res
 	for _, name := range c.anew {
 		delete(whole, name)
 	}
-	if err := overlay(whole, c.Properties); err != nil {
-		return next, err
-	}
+	overlay(whole, c.Properties)
 	next.Properties, err = json.Marshal(whole)
 	return next, err
 }
@@ -270,7 +282,6 @@ func plain(location string) string {
 // away. Limits are Azure's.
 func tagsOf(sent map[string]*string) (map[string]string, error) {
 	tags := make(map[string]string, len(sent))
-	names := map[string]bool{}
 	for name, value := range sent {
 		if value == nil {
 			continue
@@ -278,10 +289,7 @@ func tagsOf(sent map[string]*string) (map[string]string, error) {
 		if name == "" || len(name) > 512 || len(*value) > 256 || strings.ContainsAny(name, `<>%&\?/`) || strings.ContainsFunc(name+*value, unicode.IsControl) {
 			return nil, fault.New(fault.BadRequest, `the name of a tag has 1 to 512 bytes and none of <>%%&\?/, its value has at most 256, and neither has control characters`)
 		}
-		if names[fold(name)] {
-			return nil, fault.New(fault.BadRequest, "the tag %q is there twice", name)
-		}
-		names[fold(name)], tags[name] = true, *value
+		tags[name] = *value
 	}
 	if len(tags) > 50 {
 		return nil, fault.New(fault.BadRequest, "a resource has at most 50 tags")
@@ -290,21 +298,14 @@ func tagsOf(sent map[string]*string) (map[string]string, error) {
 }
 
 // overlay puts sent over whole: objects are merged, null removes, anything else
-// replaces. The case of names does not matter, so a name in two cases is refused:
-// one of the two would win by chance.
-func overlay(whole, sent map[string]any) error {
+// replaces. The case of names does not matter.
+func overlay(whole, sent map[string]any) {
 	known := make(map[string]string, len(whole)) // names as they are spelled
 	for name := range whole {
-		known[fold(name)] = name
+		known[gate.Fold(name)] = name
 	}
-	seen := make(map[string]bool, len(sent))
 	for name, value := range sent {
-		folded := fold(name)
-		if seen[folded] {
-			return fault.New(fault.BadRequest, "the property %q is there twice", name)
-		}
-		seen[folded] = true
-		if spelled, ok := known[folded]; ok {
+		if spelled, ok := known[gate.Fold(name)]; ok {
 			name = spelled
 		}
 		object, isObject := value.(map[string]any)
@@ -317,18 +318,12 @@ func overlay(whole, sent map[string]any) error {
 				below = map[string]any{}
 				whole[name] = below
 			}
-			if err := overlay(below, object); err != nil {
-				return err
-			}
+			overlay(below, object)
 		default:
 			whole[name] = value
 		}
 	}
-	return nil
 }
-
-// fold is equal for names that encoding/json takes for one.
-func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
 
 func remove(k *Kind, id ref.ID) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
@@ -359,7 +354,7 @@ func remove(k *Kind, id ref.ID) gate.Handler {
 
 func act(a Action, id ref.ID) gate.Handler {
 	return func(w http.ResponseWriter, r *http.Request, g access.Grant) error {
-		body, err := read(w, r)
+		body, err := read(r)
 		if err != nil {
 			return err
 		}
@@ -371,25 +366,17 @@ func act(a Action, id ref.ID) gate.Handler {
 			w.WriteHeader(http.StatusOK)
 			return nil
 		}
-		return answer(w, http.StatusOK, result)
+		return gate.WriteJSON(w, http.StatusOK, result)
 	}
 }
 
 // read takes a body of JSON; none is an empty object.
-func read(w http.ResponseWriter, r *http.Request) (json.RawMessage, error) {
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return nil, fault.New(fault.TooLarge, "a request to the control plane has at most %d bytes", maxBody)
-	} else if err != nil {
-		return nil, fault.New(fault.BadRequest, "the body did not arrive").Because(err)
+func read(r *http.Request) (json.RawMessage, error) {
+	text, err := gate.ReadJSON(r, maxBody)
+	if err == nil && text == nil {
+		text = json.RawMessage("{}")
 	}
-	if len(text) == 0 {
-		return json.RawMessage("{}"), nil
-	}
-	if !json.Valid(text) {
-		return nil, fault.New(fault.BadRequest, "the body is not JSON")
-	}
-	return text, nil
+	return text, err
 }
 
 // expectation is what the caller wants to find, by If-Match and If-None-Match.
@@ -463,5 +450,5 @@ func show(w http.ResponseWriter, k *Kind, r resource.Resource, status int) error
 	if r.Etag != "" {
 		w.Header().Set("ETag", strconv.Quote(r.Etag))
 	}
-	return answer(w, status, viewed(k, r))
+	return gate.WriteJSON(w, status, viewed(k, r))
 }

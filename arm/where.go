@@ -29,9 +29,12 @@ func parseWhere(text string, fields []string) (*where, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
 	}
+	if len(text) > maxFilter {
+		return nil, fault.New(fault.BadRequest, "$filter has at most %d bytes", maxFilter)
+	}
 	p := whereParser{words(text), fields}
 	w, ok := p.any()
-	if !ok || len(p.rest) > 0 || len(text) > maxFilter {
+	if !ok || len(p.rest) > 0 {
 		return nil, fault.New(fault.BadRequest, "$filter is made of comparisons such as %s eq 'value', joined by and, or, not; it knows %s",
 			fields[0], strings.Join(fields, ", "))
 	}

@@ -106,7 +106,7 @@ func remove[P any](ctx context.Context, s *Store, g access.Grant, a access.Actio
 		if err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, a, id, more)
+		return g.Record(ctx, tx, s.Ledger, a, id, more)
 	})
 }
 
@@ -150,21 +150,6 @@ func (s *Store) put(ctx context.Context, tx *db.Tx, g access.Grant, doc resource
 	return s.Documents.Put(ctx, tx, doc, ifMatch)
 }
 
-// exists makes the Conflict of a creation whose name is taken.
-func (k kind) exists(ifMatch string, err error, name string) error {
-	if ifMatch == resource.Absent && fault.Of(err) == fault.Stale {
-		return fault.New(fault.Conflict, "there is a %s called %s already", k.called, name)
-	}
-	return err
-}
-
-// record appends the event of a change at the end of its transaction.
-func (s *Store) record(ctx context.Context, tx *db.Tx, g access.Grant, a access.Action, id ref.ID, more map[string]string) error {
-	e := g.Event(ledger.Administrative, string(a), id.Scope())
-	e.Detail.More = more
-	return s.Ledger.Append(ctx, tx, e)
-}
-
 func read[T any](doc resource.Resource) (p T, err error) {
 	if err = json.Unmarshal(doc.Properties, &p); err != nil {
 		return p, fmt.Errorf("read %s: %w", doc.ID, err)
@@ -172,9 +157,11 @@ func read[T any](doc resource.Resource) (p T, err error) {
 	return p, nil
 }
 
-// each shows the documents of a kind below under, after the one called after.
-func each[T any](ctx context.Context, s *Store, k kind, under, after ref.ID, limit int, show func(context.Context, resource.Resource) (T, error)) ([]T, error) {
-	docs, err := s.Documents.List(ctx, under, k.typ, after, limit)
+// each shows the documents of a kind below under, after the one called after, but for
+// those that a denial keeps from a caller who has the right a.
+func each[T any](ctx context.Context, s *Store, g access.Grant, a access.Action, k kind, under, after ref.ID, limit int, show func(context.Context, resource.Resource) (T, error)) ([]T, error) {
+	q := resource.Query{Type: k.typ, Under: []ref.ID{under}, After: after, Limit: limit}
+	docs, err := s.Documents.Select(ctx, q, func(doc resource.Resource) bool { return !g.Hides(a, doc.ID.Scope()) })
 	if err != nil {
 		return nil, err
 	}

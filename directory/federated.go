@@ -97,9 +97,9 @@ func (s *Store) PutFederatedCredential(ctx context.Context, g access.Grant, id r
 			}
 		}
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return row.kind.exists(ifMatch, err, id.Name())
+			return resource.Taken(err, ifMatch, row.kind.called, id.Name())
 		}
-		return s.record(ctx, tx, g, row.write, id, map[string]string{"issuer": p.Issuer, "subject": p.Subject, "audiences": strings.Join(p.Audiences, " ")})
+		return g.Record(ctx, tx, s.Ledger, row.write, id, map[string]string{"issuer": p.Issuer, "subject": p.Subject, "audiences": strings.Join(p.Audiences, " ")})
 	})
 	if err != nil {
 		return FederatedCredential{}, err
@@ -130,7 +130,7 @@ func (s *Store) FederatedCredentials(ctx context.Context, g access.Grant, of, af
 	if _, err := s.get(ctx, row.parent, of); err != nil {
 		return nil, err
 	}
-	return each(ctx, s, row.kind, of, after, limit, s.federated)
+	return each(ctx, s, g, row.read, row.kind, of, after, limit, s.federated)
 }
 
 // DeleteFederatedCredential deletes a federated credential.

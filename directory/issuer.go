@@ -95,9 +95,9 @@ func (s *Store) PutIssuer(ctx context.Context, g access.Grant, name string, p id
 			}
 		}
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return issuers.exists(ifMatch, err, name)
+			return resource.Taken(err, ifMatch, issuers.called, name)
 		}
-		return s.record(ctx, tx, g, access.IssuerWrite, id, map[string]string{"issuer": p.Issuer, "status": p.Status,
+		return g.Record(ctx, tx, s.Ledger, access.IssuerWrite, id, map[string]string{"issuer": p.Issuer, "status": p.Status,
 			"audiences": strings.Join(p.Audiences, " "), "principalType": p.PrincipalType})
 	})
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Store) Issuers(ctx context.Context, g access.Grant, after string, limit
 	if err := g.Allows(access.IssuerRead, allIssuers.Scope()); err != nil {
 		return nil, err
 	}
-	return each(ctx, s, issuers, allIssuers, start(identity.IssuerID, after), limit, issuer)
+	return each(ctx, s, g, access.IssuerRead, issuers, allIssuers, start(identity.IssuerID, after), limit, issuer)
 }
 
 // DeleteIssuer deletes an issuer. Nobody comes in through it any more, and who has

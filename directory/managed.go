@@ -61,9 +61,9 @@ func (s *Store) PutManagedIdentity(ctx context.Context, g access.Grant, id ref.I
 		}
 		doc.Tags = tags
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return managedIdentities.exists(ifMatch, err, id.Name())
+			return resource.Taken(err, ifMatch, managedIdentities.called, id.Name())
 		}
-		return s.record(ctx, tx, g, access.ManagedIdentityWrite, id, nil)
+		return g.Record(ctx, tx, s.Ledger, access.ManagedIdentityWrite, id, nil)
 	})
 	if err != nil {
 		return ManagedIdentity{}, err
@@ -86,7 +86,7 @@ func (s *Store) ManagedIdentities(ctx context.Context, g access.Grant, under, af
 	if err := g.Allows(access.ManagedIdentityRead, scope); err != nil {
 		return nil, err
 	}
-	return each(ctx, s, managedIdentities, under, after, limit, managedIdentity)
+	return each(ctx, s, g, access.ManagedIdentityRead, managedIdentities, under, after, limit, managedIdentity)
 }
 
 // DeleteManagedIdentity deletes a managed identity with its federated

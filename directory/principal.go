@@ -115,7 +115,7 @@ func (s *Store) ServicePrincipals(ctx context.Context, g access.Grant, after str
 	if err := g.Allows(access.ServicePrincipalRead, allServicePrincipals.Scope()); err != nil {
 		return nil, err
 	}
-	return each(ctx, s, servicePrincipals, allServicePrincipals, start(identity.ServicePrincipalID, after), limit, s.servicePrincipal)
+	return each(ctx, s, g, access.ServicePrincipalRead, servicePrincipals, allServicePrincipals, start(identity.ServicePrincipalID, after), limit, s.servicePrincipal)
 }
 
 // DeleteServicePrincipal deletes a service principal with everything that proves
@@ -161,7 +161,7 @@ func (s *Store) AddPassword(ctx context.Context, g access.Grant, name, displayNa
 		if err := s.Identity.PutSecret(ctx, tx, g.Modified(), secret, maxCredentials); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, access.ServicePrincipalAddPassword, id, map[string]string{
+		return g.Record(ctx, tx, s.Ledger, access.ServicePrincipalAddPassword, id, map[string]string{
 			"keyId": secret.KeyID, "until": secret.End.Format(time.RFC3339)})
 	})
 }
@@ -185,7 +185,7 @@ func (s *Store) RemovePassword(ctx context.Context, g access.Grant, name, keyID 
 		if err := s.Identity.RemoveSecret(ctx, tx, g.Modified(), p.AppID, strings.ToLower(keyID)); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, access.ServicePrincipalRemovePassword, id, map[string]string{"keyId": keyID})
+		return g.Record(ctx, tx, s.Ledger, access.ServicePrincipalRemovePassword, id, map[string]string{"keyId": keyID})
 	})
 }
 
@@ -251,9 +251,9 @@ func (s *Store) changeServicePrincipal(ctx context.Context, g access.Grant, a ac
 			return err
 		}
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return servicePrincipals.exists(ifMatch, err, name)
+			return resource.Taken(err, ifMatch, servicePrincipals.called, name)
 		}
-		return s.record(ctx, tx, g, a, id, more)
+		return g.Record(ctx, tx, s.Ledger, a, id, more)
 	})
 	if err != nil {
 		return ServicePrincipal{}, err

@@ -46,12 +46,12 @@ func (s *Store) CreateUser(ctx context.Context, g access.Grant, name string) (id
 	err = s.write(ctx, func(tx *db.Tx) (err error) {
 		doc, err = s.put(ctx, tx, g, doc, identity.UserProperties{Status: identity.EnabledStatus}, resource.Absent)
 		if err != nil {
-			return users.exists(resource.Absent, err, name)
+			return resource.Taken(err, resource.Absent, users.called, name)
 		}
 		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, access.UserWrite, id, nil)
+		return g.Record(ctx, tx, s.Ledger, access.UserWrite, id, nil)
 	})
 	return password, doc, err
 }
@@ -76,7 +76,7 @@ func (s *Store) ResetUser(ctx context.Context, g access.Grant, name string) (ide
 		if err := s.Identity.PutPasswords(ctx, tx, h, g.Modified(), password); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, access.UserReset, id, map[string]string{"password": password.Name})
+		return g.Record(ctx, tx, s.Ledger, access.UserReset, id, map[string]string{"password": password.Name})
 	})
 }
 
@@ -100,9 +100,9 @@ func (s *Store) PutUser(ctx context.Context, g access.Grant, name string, p iden
 	doc := resource.Resource{ID: id, Type: identity.UserType}
 	err := s.write(ctx, func(tx *db.Tx) (err error) {
 		if doc, err = s.put(ctx, tx, g, doc, p, ifMatch); err != nil {
-			return users.exists(ifMatch, err, name)
+			return resource.Taken(err, ifMatch, users.called, name)
 		}
-		return s.record(ctx, tx, g, access.UserWrite, id, map[string]string{"status": p.Status})
+		return g.Record(ctx, tx, s.Ledger, access.UserWrite, id, map[string]string{"status": p.Status})
 	})
 	if err != nil {
 		return User{}, err
@@ -120,7 +120,7 @@ func (s *Store) Users(ctx context.Context, g access.Grant, after string, limit i
 	if err := g.Allows(access.UserRead, allUsers.Scope()); err != nil {
 		return nil, err
 	}
-	return each(ctx, s, users, allUsers, start(identity.UserID, after), limit, s.user)
+	return each(ctx, s, g, access.UserRead, users, allUsers, start(identity.UserID, after), limit, s.user)
 }
 
 // DeleteUser deletes a user with its passwords. Nobody deletes itself.

@@ -6,7 +6,6 @@
 package graph
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -122,17 +121,5 @@ func (a *API) Error(w http.ResponseWriter, r *http.Request, f *fault.Error) {
 	if !ok {
 		code = row.ARM
 	}
-	_ = answer(w, row.Status, map[string]any{"error": map[string]string{"code": code, "message": f.Message}}) // fails only with the connection
-}
-
-func answer(w http.ResponseWriter, status int, body any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	_, err = w.Write(text)
-	return err
+	_ = gate.WriteJSON(w, row.Status, map[string]any{"error": map[string]string{"code": code, "message": f.Message}}) // fails only with the connection
 }

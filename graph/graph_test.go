@@ -300,6 +300,7 @@ func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	}{
 		{"GET", "/v1.0/users?$search=%22a%22", "", 400},
 		{"GET", "/v1.0/users?$top=0", "", 400},
+		{"GET", "/v1.0/users?$skiptoken=%00", "", 400},
 		{"GET", "/v1.0/users?$top=1000", "", 400},
 		{"GET", "/v1.0/servicePrincipals/ci", "", 400},
 		{"GET", "/v1.0/users/bob", "", 404},

@@ -1,8 +1,8 @@
 package graph
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -12,6 +12,7 @@ import (
 	"breakwater/access"
 	"breakwater/directory"
 	"breakwater/fault"
+	"breakwater/gate"
 	"breakwater/identity"
 	"breakwater/ref"
 )
@@ -89,7 +90,12 @@ func (s set) list(a *API, w http.ResponseWriter, r *http.Request, g access.Grant
 			return fault.New(fault.BadRequest, "$top is a number from 1 to %d", maxTop)
 		}
 	}
-	search.After, search.Limit = ref.ID(q.Get("$skiptoken")), top+1
+	if after := q.Get("$skiptoken"); after != "" {
+		if search.After, err = ref.ParseID(after); err != nil {
+			return fault.New(fault.BadRequest, "$skiptoken is not one that was given; follow the nextLink of the page before")
+		}
+	}
+	search.Limit = top + 1
 	found, err := a.Directory.Search(r.Context(), g, search)
 	if err != nil {
 		return err
@@ -102,7 +108,7 @@ func (s set) list(a *API, w http.ResponseWriter, r *http.Request, g access.Grant
 		body["@odata.nextLink"] = next.String()
 	}
 	body["value"] = each(found)
-	return answer(w, http.StatusOK, body)
+	return gate.WriteJSON(w, http.StatusOK, body)
 }
 
 func each(found []directory.Object) []object {
@@ -132,7 +138,7 @@ func (s set) get(a *API, w http.ResponseWriter, r *http.Request, g access.Grant,
 	if len(found) == 0 {
 		return fault.New(fault.NotFound, "there is nobody of this id or name among the %s", s.called)
 	}
-	return answer(w, http.StatusOK, shown(found[0]))
+	return gate.WriteJSON(w, http.StatusOK, shown(found[0]))
 }
 
 // me is the person who calls. Nobody needs a right to know who it is.
@@ -141,18 +147,19 @@ func (a *API) me(w http.ResponseWriter, _ *http.Request, g access.Grant, _ strin
 	if p.Kind != identity.User && p.Kind != identity.Federated {
 		return fault.New(fault.BadRequest, "me is for people; an application is found among the servicePrincipals")
 	}
-	return answer(w, http.StatusOK, object{Type: userObject, ID: p.ID, DisplayName: p.Name, Enabled: true, UserPrincipalName: p.Name})
+	return gate.WriteJSON(w, http.StatusOK, object{Type: userObject, ID: p.ID, DisplayName: p.Name, Enabled: true, UserPrincipalName: p.Name})
 }
 
 // byIDs shows those of the principals whom the caller may see.
 func (a *API) byIDs(w http.ResponseWriter, r *http.Request, g access.Grant, _ string) error {
 	var asked struct{ IDs, Types []string }
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := gate.ReadJSON(r, maxBody)
+	if err != nil {
+		return err
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&asked); err != nil {
-		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			return fault.New(fault.TooLarge, "a request has at most %d bytes", maxBody)
-		}
 		return fault.New(fault.BadRequest, `the body is {"ids": […], "types": […]}`).Because(err)
 	}
 	if len(asked.IDs) == 0 || len(asked.IDs) > maxIDs || slices.ContainsFunc(asked.IDs, func(id string) bool { return !ref.IsGUID(id) }) {
@@ -167,7 +174,7 @@ func (a *API) byIDs(w http.ResponseWriter, r *http.Request, g access.Grant, _ st
 			return o.Kind == identity.User && !slices.Contains(wanted, "user") || o.Kind != identity.User && !slices.Contains(wanted, "servicePrincipal")
 		})
 	}
-	return answer(w, http.StatusOK, map[string]any{
+	return gate.WriteJSON(w, http.StatusOK, map[string]any{
 		"@odata.context": "https://" + r.Host + Root + "$metadata#directoryObjects", "value": each(found),
 	})
 }

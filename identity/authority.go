@@ -113,8 +113,6 @@ type issuedClaims struct {
 	// of id tokens
 	Preferred string `json:"preferred_username,omitempty"`
 	Nonce     string `json:"nonce,omitempty"`
-
-	key string // kid of the header
 }
 
 // A Want is what a client asks the authority for.
@@ -216,7 +214,7 @@ func (s *Store) issued(ctx context.Context, r Realm, at Plane, token Secret) (_ 
 		return Principal{}, false, nil
 	}
 	p, err := s.proven.Get(ctx, s.o.Documents, s.shown("issued", r.UID, r.Service, fmt.Sprint(at), fmt.Sprint(r.ARMTokens), string(token)), func(ctx context.Context) (Principal, error) {
-		c, err := s.verifyIssued(ctx, string(token))
+		c, err := verify(ctx, s, authorityUse, &s.verified, string(token))
 		if err != nil {
 			return Principal{}, err
 		}
@@ -238,22 +236,4 @@ func (s *Store) issued(ctx context.Context, r Realm, at Plane, token Secret) (_ 
 		return p, nil
 	})
 	return p, true, err
-}
-
-// verifyIssued checks that the authority signed the access token, whatever it says.
-func (s *Store) verifyIssued(ctx context.Context, text string) (*issuedClaims, error) {
-	k, err := s.signedBy(ctx, authorityUse, text)
-	if err != nil {
-		return nil, err
-	}
-	key := s.shown("issued", text)
-	if c, ok := s.verified.get(key); ok && c.key == k.Kid {
-		return c, nil
-	}
-	c := &issuedClaims{key: k.Kid}
-	if err := k.verify(text, c); err != nil {
-		return nil, err
-	}
-	s.verified.add(key, c)
-	return c, nil
 }

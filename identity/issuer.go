@@ -124,8 +124,11 @@ func (p *IssuerProperties) Check() error {
 	}
 	if p.JWKS != nil {
 		set, err := parseKeys(p.JWKS, true)
-		if err != nil || len(set.keys) == 0 {
+		if err != nil {
 			return bad("jwks is a set of public keys: %v", err)
+		}
+		if len(set.keys) == 0 {
+			return bad("jwks has no key; leave it out if the issuer publishes them")
 		}
 		kids := map[string]bool{}
 		for _, k := range set.keys {

@@ -46,18 +46,18 @@ type Store struct {
 	outside outside // external issuers
 	known   known   // … that people sign in through
 
-	secret   [32]byte                     // of this process: credentials are kept in memory only under it
-	matched  recent[shown, string]        // passwords that argon2id has accepted, with the hash they were compared to
-	signed   recent[shown, *claims]       // tokens whose signature has been verified
-	verified recent[shown, *issuedClaims] // … and those of the authority
-	guesses  throttle[guesser]            // wrong passwords
-	devices  throttle[netip.Prefix]       // devices that ask for a code
-	waiting  throttle[struct{}]           // … all of them
-	typing   throttle[netip.Prefix]       // codes of devices that people type
-	polls    throttle[string]             // devices that ask whether somebody has signed in
-	used     recent[string, time.Time]    // credentials, and when that was last written down
-	asked    throttle[string]             // issuers, what they are
-	hashing  chan struct{}                // argon2id runs that may go on at a time
+	secret   [32]byte                             // of this process: credentials are kept in memory only under it
+	matched  recent[shown, string]                // passwords that argon2id has accepted, with the hash they were compared to
+	signed   recent[shown, genuine[claims]]       // tokens whose signature has been verified
+	verified recent[shown, genuine[issuedClaims]] // … and those of the authority
+	guesses  throttle[guesser]                    // wrong passwords
+	devices  throttle[netip.Prefix]               // devices that ask for a code
+	waiting  throttle[struct{}]                   // … all of them
+	typing   throttle[netip.Prefix]               // codes of devices that people type
+	polls    throttle[string]                     // devices that ask whether somebody has signed in
+	used     recent[string, time.Time]            // credentials, and when that was last written down
+	asked    throttle[string]                     // issuers, what they are
+	hashing  chan struct{}                        // argon2id runs that may go on at a time
 	rotating sync.Mutex
 	opened   sync.Map // kid → crypto.Signer
 }

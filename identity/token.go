@@ -48,7 +48,6 @@ type claims struct {
 	Client      string      `json:"client,omitempty"`
 	Through     bool        `json:"through,omitempty"` // Client is an application of ours
 	Groups      []string    `json:"groups,omitempty"`
-	Key         string      `json:"-"` // kid of the header
 
 	Authentication Authentication `json:"authentication"`
 }
@@ -102,7 +101,7 @@ func (s *Store) issue(ctx context.Context, r Realm, p Principal, grant string, l
 // token proves a bearer token, or a refresh token that stands for a password.
 func (s *Store) token(ctx context.Context, r Realm, text, grant string) (Principal, error) {
 	return s.proven.Get(ctx, s.o.Documents, s.shown(r.UID, r.Service, grant, text), func(ctx context.Context) (Principal, error) {
-		c, err := s.verify(ctx, text)
+		c, err := verify(ctx, s, registryUse, &s.signed, text)
 		if err != nil {
 			return Principal{}, err
 		}
@@ -161,20 +160,27 @@ func (s *Store) descends(ctx context.Context, r Realm, c *claims) (Principal, er
 	return p, nil
 }
 
-// verify checks that one of our keys signed the token, whatever it says.
-func (s *Store) verify(ctx context.Context, text string) (*claims, error) {
-	k, err := s.signedBy(ctx, registryUse, text)
+// A genuine token is one whose signature was found good: its claims, and which key it was.
+type genuine[C any] struct {
+	kid    string
+	claims *C
+}
+
+// verify checks that one of our keys of the use signed the token, whatever it says.
+// What was verified lately is kept.
+func verify[C any](ctx context.Context, s *Store, u use, kept *recent[shown, genuine[C]], text string) (*C, error) {
+	k, err := s.signedBy(ctx, u, text)
 	if err != nil {
 		return nil, err
 	}
 	key := s.shown(text)
-	if c, ok := s.signed.get(key); ok && c.Key == k.Kid {
-		return c, nil
+	if p, ok := kept.get(key); ok && p.kid == k.Kid {
+		return p.claims, nil
 	}
-	c := &claims{Key: k.Kid}
+	c := new(C)
 	if err := k.verify(text, c); err != nil {
 		return nil, err
 	}
-	s.signed.add(key, c)
+	kept.add(key, genuine[C]{k.Kid, c})
 	return c, nil
 }

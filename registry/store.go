@@ -227,25 +227,17 @@ func (s *Store) connect(ctx context.Context, under ref.ID, registries ...*Regist
 // List is the registries at or below under ("" is everywhere) that the caller may
 // read, after the one called after, in order of their ids, at most limit.
 func (s *Store) List(ctx context.Context, g access.Grant, under, after ref.ID, limit int) (list []*Registry, err error) {
-	for len(list) < limit {
-		docs, err := s.o.Documents.List(ctx, under, Type, after, limit)
+	q := resource.Query{Type: Type, Under: []ref.ID{under}, After: after, Limit: limit}
+	docs, err := s.o.Documents.Select(ctx, q, func(doc resource.Resource) bool { return g.Can(access.RegistryRead, doc.ID.Scope()) })
+	if err != nil {
+		return nil, err
+	}
+	for _, doc := range docs {
+		r, err := s.read(ctx, doc)
 		if err != nil {
 			return nil, err
 		}
-		for _, doc := range docs {
-			after = doc.ID
-			if len(list) == limit || !g.Can(access.RegistryRead, doc.ID.Scope()) {
-				continue
-			}
-			r, err := s.read(ctx, doc)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, r)
-		}
-		if len(docs) < limit {
-			break
-		}
+		list = append(list, r)
 	}
 	return list, s.connect(ctx, under, list...)
 }
@@ -316,12 +308,12 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		}
 		if others, err := s.o.Documents.FindTx(ctx, tx, named(id.Name())); err != nil {
 			return err
-		} else if len(others) > 0 {
+		} else if len(others) > 0 && others[0].ID.Key() != id.Key() {
 			return taken(id.Name())
 		}
 		doc, err = s.o.Documents.Put(ctx, tx, doc, resource.Absent)
 		if err != nil {
-			return err
+			return resource.Taken(err, resource.Absent, "registry", id.Name())
 		}
 		if first != nil {
 			err = first.Commit(ctx, tx)

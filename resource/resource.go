@@ -63,12 +63,12 @@ func New(d *db.DB) *Store { return &Store{db: d} }
 
 // Get returns the document with that id, in any spelling, or NotFound.
 func (s *Store) Get(ctx context.Context, id ref.ID) (Resource, error) {
-	return get(id, s.db.QueryRow(ctx, getSQL, id.Key()))
+	return get(ctx, s.db, id)
 }
 
 // GetTx is Get inside a transaction.
 func (s *Store) GetTx(ctx context.Context, tx *db.Tx, id ref.ID) (Resource, error) {
-	return get(id, tx.QueryRow(ctx, getSQL, id.Key()))
+	return get(ctx, tx, id)
 }
 
 // Put writes r and returns it with its etag, UID and times. The caller sets
@@ -161,6 +161,15 @@ func stale(id ref.ID, ifMatch string) error {
 	return fault.New(fault.Stale, "%s was changed by somebody else; read it again and repeat the change", id.Name())
 }
 
+// Taken is err in the words of a creation, if it is that a document of the name is
+// there already: a Conflict, because of what was Stale.
+func Taken(err error, ifMatch, called, name string) error {
+	if ifMatch == Absent && fault.Of(err) == fault.Stale {
+		return fault.New(fault.Conflict, "there is a %s called %s already", called, name).Because(err)
+	}
+	return err
+}
+
 // List returns documents below under ("" or "/" is everything), of one type or
 // of all (""), in order of Key, after the document after ("" is from the first); limit 0 is all.
 func (s *Store) List(ctx context.Context, under ref.ID, typ string, after ref.ID, limit int) ([]Resource, error) {
@@ -179,6 +188,33 @@ type Query struct {
 
 // Find returns the documents that q means, in order of Key.
 func (s *Store) Find(ctx context.Context, q Query) ([]Resource, error) { return find(ctx, s.db, q) }
+
+// Select returns the first documents that q means and that keep holds for, at most
+// q.Limit, in order of Key: what a caller may not see takes nothing from a page.
+func (s *Store) Select(ctx context.Context, q Query, keep func(Resource) bool) (all []Resource, err error) {
+	for limit := q.Limit; ; q.Limit = max(limit, batch) {
+		docs, err := s.Find(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range docs {
+			if !keep(doc) {
+				continue
+			}
+			if all = append(all, doc); len(all) == limit {
+				return all, nil
+			}
+		}
+		if q.Limit == 0 || len(docs) < q.Limit {
+			return all, nil
+		}
+		q.After = docs[len(docs)-1].ID
+	}
+}
+
+// batch is how many documents Select looks at once, where those it looked at first
+// were not enough.
+const batch = 1000
 
 // Count is how many documents q means.
 func (s *Store) Count(ctx context.Context, q Query) (int64, error) { return count(ctx, s.db, q) }
@@ -268,7 +304,7 @@ func still(ctx context.Context, tx *db.Tx, changed ref.ID) error {
 	if !ok || !of.id.Scope().Covers(changed.Scope()) {
 		return nil
 	}
-	doc, err := get(of.id, tx.QueryRow(ctx, getSQL, of.id.Key()))
+	doc, err := get(ctx, tx, of.id)
 	if err == nil && doc.System.UID != of.uid {
 		err = fault.New(fault.NotFound, "%s was deleted in the meantime", of.id.Name())
 	}

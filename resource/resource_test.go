@@ -311,3 +311,58 @@ func BenchmarkCachedGet(b *testing.B) {
 		c.Get(b.Context(), s, shop, func(context.Context) (int, error) { return 1, nil })
 	}
 }
+
+// What no database can keep is not there: it is no failure of the one that says so.
+func TestNoDocumentIsCalledWhatCannotBeKept(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := New(d)
+		must(t, s, shop, typeRegistry, `{}`)
+		for _, odd := range []string{"\x00", "\xff", "\xed\xa0\x80"} {
+			if _, err := s.Get(t.Context(), shop+ref.ID(odd)); fault.Of(err) != fault.NotFound {
+				t.Errorf("Get with %q: %v", odd, err)
+			}
+			for _, q := range []Query{{After: ref.ID(odd)}, {Holders: []string{odd}}, {Under: []ref.ID{ref.ID(odd)}}} {
+				if found, err := s.Find(t.Context(), q); err != nil || len(found) > 0 {
+					t.Errorf("%+v: %d documents, %v", q, len(found), err)
+				}
+				if n, err := s.Count(t.Context(), q); err != nil || n > 0 {
+					t.Errorf("%+v: %d documents, %v", q, n, err)
+				}
+			}
+			if found, err := s.Find(t.Context(), Query{Under: []ref.ID{ref.ID(odd), group}}); err != nil || len(found) != 1 {
+				t.Errorf("%q beside another: %d documents, %v", odd, len(found), err)
+			}
+		}
+	})
+}
+
+func TestWhatIsNotKeptTakesNothingFromAPage(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		s := New(d)
+		for i := range 7 {
+			must(t, s, group+ref.ID(fmt.Sprintf("/r%d", i)), typeRegistry, fmt.Sprintf(`{"odd":%d}`, i%2))
+		}
+		odd := func(doc Resource) bool { return string(doc.Properties) == `{"odd":1}` }
+		for _, test := range []struct {
+			q    Query
+			want string
+		}{
+			{Query{}, "r1 r3 r5"},
+			{Query{Limit: 1}, "r1"},
+			{Query{Limit: 2}, "r1 r3"},
+			{Query{Limit: 2, After: group + "/r3"}, "r5"},
+			{Query{Limit: 3}, "r1 r3 r5"},
+			{Query{Limit: 100}, "r1 r3 r5"},
+			{Query{Limit: 2, After: group + "/r5"}, ""},
+		} {
+			found, err := s.Select(t.Context(), test.q, odd)
+			names := []string{}
+			for _, doc := range found {
+				names = append(names, doc.ID.Name())
+			}
+			if got := strings.Join(names, " "); err != nil || got != test.want {
+				t.Errorf("%+v: %s, want %s, %v", test.q, got, test.want, err)
+			}
+		}
+	})
+}

@@ -6,17 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/ref"
 )
 
-const getSQL = `SELECT etag, doc FROM resource WHERE id = $1`
+// unkept reports whether no document can be called so: what is no UTF-8, or has a NUL
+// in it, PostgreSQL does not even look for.
+func unkept[T ~string](text T) bool {
+	return !utf8.ValidString(string(text)) || strings.IndexByte(string(text), 0) >= 0
+}
 
-func get(id ref.ID, row *db.Row) (Resource, error) {
+func get(ctx context.Context, d reader, id ref.ID) (Resource, error) {
+	if unkept(id) {
+		return Resource{}, fault.New(fault.NotFound, "there is no document of this id")
+	}
+	row := d.QueryRow(ctx, `SELECT etag, doc FROM resource WHERE id = $1`, id.Key())
 	var etag string
 	var doc []byte
 	err := row.Scan(&etag, &doc)
@@ -63,6 +73,7 @@ func remove(ctx context.Context, tx *db.Tx, id ref.ID) error {
 
 // reader is a database, or a transaction in it.
 type reader interface {
+	QueryRow(ctx context.Context, text string, args ...any) *db.Row
 	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
 }
 
@@ -79,8 +90,9 @@ func count(ctx context.Context, d *db.DB, q Query) (n int64, err error) {
 
 // where is the condition of q; "" if nothing can be meant.
 func (q Query) where() (where string, args []any) {
-	if q.Holders != nil && len(q.Holders) == 0 || q.Under != nil && len(q.Under) == 0 {
-		return "", nil // of nobody, or nowhere
+	q.Holders, q.Under = slices.DeleteFunc(slices.Clone(q.Holders), unkept), slices.DeleteFunc(slices.Clone(q.Under), unkept)
+	if q.Holders != nil && len(q.Holders) == 0 || q.Under != nil && len(q.Under) == 0 || unkept(q.After) {
+		return "", nil // of nobody, nowhere, or after what is in no order
 	}
 	arg := func(v any) string {
 		args = append(args, v)

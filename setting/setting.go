@@ -176,7 +176,8 @@ func (k *Kind[P]) Get(ctx context.Context, s *Store, g access.Grant, id ref.ID) 
 	return k.read(s.Documents.Get(ctx, id))
 }
 
-// List is the settings that q means.
+// List is the settings that q means, but for those that a denial keeps from the
+// caller.
 func (k *Kind[P]) List(ctx context.Context, s *Store, g access.Grant, q Query) ([]Setting[P], error) {
 	if err := g.Allows(k.Reading(), cmp.Or(q.Under.Scope(), ref.Everything)); err != nil {
 		return nil, err
@@ -190,7 +191,10 @@ func (k *Kind[P]) List(ctx context.Context, s *Store, g access.Grant, q Query) (
 		above, _ = At(above)
 		find.Under = append(find.Under, on(above))
 	}
-	docs, err := s.Documents.Find(ctx, find)
+	docs, err := s.Documents.Select(ctx, find, func(doc resource.Resource) bool {
+		on, _ := At(doc.ID)
+		return !g.Hides(k.Reading(), k.scope(doc.ID, cmp.Or(on, doc.ID)))
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -251,15 +255,12 @@ func (k *Kind[P]) Put(ctx context.Context, s *Store, g access.Grant, next Settin
 			return err
 		}
 		if doc, err = s.Documents.Put(ctx, tx, doc, ifMatch); err != nil {
-			if ifMatch == resource.Absent && fault.Of(err) == fault.Stale {
-				return fault.New(fault.Conflict, "there is a %s called %s already", k.Called, doc.ID.Name())
-			}
-			return err
+			return resource.Taken(err, ifMatch, k.Called, doc.ID.Name())
 		}
 		if made, err = k.read(doc, nil); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, k.Writing(), doc.ID, changed(c))
+		return g.Record(ctx, tx, s.Ledger, k.Writing(), doc.ID, changed(c))
 	})
 	return made, err
 }
@@ -308,7 +309,7 @@ func (k *Kind[P]) Delete(ctx context.Context, s *Store, g access.Grant, id ref.I
 		if err := s.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, g, k.Deleting(), was.ID, c.More)
+		return g.Record(ctx, tx, s.Ledger, k.Deleting(), was.ID, c.More)
 	})
 	return was, err
 }
@@ -344,15 +345,8 @@ func (k *Kind[P]) Do(ctx context.Context, s *Store, g access.Grant, id ref.ID, v
 				return err
 			}
 		}
-		return s.record(ctx, tx, g, k.right(verb), is.ID, nil)
+		return g.Record(ctx, tx, s.Ledger, k.right(verb), is.ID, nil)
 	})
-}
-
-// record appends the event of a change at the end of its transaction.
-func (s *Store) record(ctx context.Context, tx *db.Tx, g access.Grant, a access.Action, id ref.ID, more map[string]string) error {
-	e := g.Event(ledger.Administrative, string(a), id.Scope())
-	e.Detail.More = more
-	return s.Ledger.Append(ctx, tx, e)
 }
 
 // changed adds the names of what a change changes. What it was and is may be a

@@ -7,11 +7,13 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,14 +44,15 @@ func pebble(t *testing.T, port int) (directory string, client *http.Client) {
 	}
 	writePair(t, a, "localhost", filepath.Join(dir, "chain.pem"), filepath.Join(dir, "key.pem"))
 	var free [4]string
-	for i := range free {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for i, first := 0, 10_000+mathrand.N(1000); i < len(free); first++ {
+		// Of those that the system gives to nobody who asks for any: pebble takes its own a
+		// while later.
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(first))
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			free[i] = address
+			i++
 		}
-		defer l.Close()
-		free[i] = l.Addr().String()
-		l.Close()
 	}
 	config, _ := json.Marshal(map[string]any{"pebble": map[string]any{"listenAddress": free[0], "managementListenAddress": free[1],
 		"certificate": "chain.pem", "privateKey": "key.pem", "httpPort": 1, "tlsPort": port}})
