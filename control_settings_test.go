@@ -40,7 +40,7 @@ func TestSettingsAreKeptCheckedAndShown(t *testing.T) {
 		{"DELETE", pec, "", 200, ``},
 		{"DELETE", pec, "", 204, ``},
 		{"GET", d.id + "/privateLinkResources", "", 200, `"requiredMembers":["registry","registry_data_local"]`},
-		{"GET", d.id + "/privateLinkResources/registry", "", 200, `privatelink.azurecr.io`},
+		{"GET", d.id + "/privateLinkResources/registry", "", 200, `"requiredZoneNames":[]`},
 		{"GET", d.id + "/privateLinkResources/other", "", 404, `"ResourceNotFound"`},
 
 		{"PUT", d.id + "/replications/elsewhere", `{"location":"West Europe","properties":{}}`, 201, `"displayStatus":"NotReady"`},

@@ -220,7 +220,7 @@ func (h *house) surfaces() []api {
 			arm.Registries(h.registries, h.access, h.documents, h.border, h.content.Usage),
 			arm.Authorization(h.access),
 			arm.Directory(h.directory, h.identity),
-			arm.Settings(h.settings, h.identity),
+			arm.Settings(h.settings, h.identity, h.registries),
 			arm.Borders(h.settings, h.border, h.egress),
 			arm.Keys(h.settings, h.rings),
 		)},

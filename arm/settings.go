@@ -84,9 +84,9 @@ func (k *Kind) cleared(current resource.Resource, sent change) (resource.Resourc
 
 // Settings is the kinds that are kept, validated and shown: what they set is the
 // matter of the rooms that their properties come from.
-func Settings(s *setting.Store, ids *identity.Store) []Kind {
+func Settings(s *setting.Store, ids *identity.Store, regs *registry.Store) []Kind {
 	kinds := []Kind{
-		endpointConnections(s), linkResources(s), replications(s), webhooks(s),
+		endpointConnections(s), linkResources(s, regs), replications(s), webhooks(s),
 		cacheRules(s), credentialSets(s, ids), connectedRegistries(s),
 		diagnosticSettings(s), diagnosticCategories(s),
 		definitions(s), policySets(s), policyAssignments(s), controlPlane(s),
@@ -171,7 +171,7 @@ type linkResourceView struct {
 
 // linkResources is the kind of what private endpoints of a registry lead to: one
 // thing, the registry.
-func linkResources(s *setting.Store) Kind {
+func linkResources(s *setting.Store, regs *registry.Store) Kind {
 	k := &Kind{Type: registry.Type + "/privateLinkResources", Read: registry.Type + "/privateLinkResources/read"}
 	all := func(ctx context.Context, of ref.ID) ([]resource.Resource, error) {
 		r, err := existing(ctx, s, of, registry.Type)
@@ -180,7 +180,7 @@ func linkResources(s *setting.Store) Kind {
 		}
 		doc := resource.Resource{ID: r.ID.Child("privateLinkResources", network.LinkGroup)}
 		doc.Properties, err = json.Marshal(linkResourceView{network.LinkGroup,
-			[]string{network.LinkGroup, "registry_data_" + replica.Region(r.Location)}, []string{"privatelink.azurecr.io"}})
+			[]string{network.LinkGroup, "registry_data_" + replica.Region(r.Location)}, regs.PrivateZones()})
 		return []resource.Resource{doc}, err
 	}
 	return fixed(k, func(id ref.ID) ref.ID { return id.Parent() }, all)

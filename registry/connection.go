@@ -20,6 +20,15 @@ import (
 // endpoints are meant, as Azure has it.
 const PrivateLink = "privatelink"
 
+// PrivateZones are the zones where private endpoints have their names; none where
+// registries have no names.
+func (s *Store) PrivateZones() []string {
+	if s.o.Domain == "" {
+		return []string{}
+	}
+	return []string{PrivateLink + "." + bare(s.o.Domain)}
+}
+
 // ConnectionType is the ARM type of a private endpoint connection, and approves the
 // right of who lets somebody's network in, which is another one than to ask for it.
 const (
