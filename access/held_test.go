@@ -52,6 +52,7 @@ var everyAction = []struct {
 	{"rule", PolicyWrite, ref.ID("/providers/" + PolicyType + "/r").Scope()},
 	{"users", UserWrite, identity.UserID("mallory").Scope()},
 	{"events", EventRead, shop.Scope()},
+	{"use-key", KeyUse, ref.ID("/providers/Breakwater.Keys/providers/hsm").Scope()},
 }
 
 // TestEveryBuiltInRole says of each role what it gives in a registry of either
@@ -88,6 +89,8 @@ func TestEveryBuiltInRole(t *testing.T) {
 		"AcrImageSigner":      both("sign"),
 		"AcrQuarantineReader": both("see-quarantine"),
 		"AcrQuarantineWriter": both("see-quarantine quarantine"),
+
+		"Key Vault Crypto Service Encryption User": both("use-key"),
 
 		"Container Registry Repository Reader":             {"", "pull look"},
 		"Container Registry Repository Writer":             {"", "pull push look label"},

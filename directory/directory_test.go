@@ -58,7 +58,8 @@ func build(t testing.TB, d *db.DB) *house {
 	platform, err := keys.OpenPlatform(filepath.Join(t.TempDir(), "platform.key"))
 	ok(t, err)
 	docs := resource.New(d)
-	ids, err := identity.New(identity.Options{DB: d, Documents: docs, Ledger: l, Vault: platform, Check: platform.Derive("token-check")})
+	ids, err := identity.New(identity.Options{DB: d, Documents: docs, Ledger: l, Vault: platform, Check: platform.Derive("token-check"),
+		Egress: network.NewEgress(network.EgressOptions{})})
 	ok(t, err)
 	ok(t, d.Write(t.Context(), func(tx *db.Tx) error {
 		_, err := docs.Put(t.Context(), tx, resource.Resource{ID: group, Type: "Microsoft.Resources/resourceGroups"}, resource.Any)
