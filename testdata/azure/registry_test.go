@@ -117,7 +117,7 @@ func TestARegistryLives(t *testing.T) {
 	_, err := c.BeginUpdate(ctx, group, name, armcontainerregistry.RegistryUpdateParameters{Properties: &armcontainerregistry.RegistryPropertiesUpdateParameters{
 		Encryption: &armcontainerregistry.EncryptionProperty{Status: p(armcontainerregistry.EncryptionStatusEnabled),
 			KeyVaultProperties: &armcontainerregistry.KeyVaultProperties{KeyIdentifier: p("https://vault.example/keys/k"), Identity: p("system")}}}}, nil)
-	refused(t, err, 409, "NotImplemented") // not before there are customers' keys
+	refused(t, err, 400, "InvalidRequestContent") // a key has a provider, which is a document of its own
 	change(armcontainerregistry.RegistryPropertiesUpdateParameters{AdminUserEnabled: p(false)})
 	if admin.knock(t) != 401 {
 		t.Errorf("the admin user is off: %d", admin.knock(t))
