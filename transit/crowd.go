@@ -172,7 +172,7 @@ func (d *door) Accept() (net.Conn, error) {
 // BufferLittle has the kernel keep little of what c does not take. (Set on the
 // listening socket it would be for MPTCP only.)
 func BufferLittle(c net.Conn) {
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := bare(c).(*net.TCPConn)
 	if !ok {
 		return
 	}
