@@ -170,15 +170,8 @@ func inbound(f *transit.Flow) Flow {
 	if f.Told { // an address that an agent tells is for the record alone
 		flow.Source = netip.AddrPort{}
 	}
-	flow.Machine = !f.Told && isMachine(f.Peer) && isMachine(flow.Source.Addr())
+	flow.Machine = f.FromMachine()
 	return flow
-}
-
-// isMachine is the two addresses by which a machine calls itself. The others of the
-// loopback are anybody's who was given one.
-func isMachine(a netip.Addr) bool {
-	a = plain(a)
-	return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback()
 }
 
 // Rules are all rules of a server, compiled: what a rule costs does not grow with the

@@ -14,7 +14,7 @@ import (
 // spoken with who is refused, and nothing is said (NS-1). Behind a proxy that speaks
 // the PROXY protocol, it is its client who is judged. The zero Court lets everybody in.
 type Court struct {
-	// Law is what counts now. An error refuses who comes.
+	// Law is what counts now. An error refuses who comes, but for the machine itself.
 	Law func(context.Context) (Law, error)
 	// Ended is told of each connection that was judged, once, at its end. It must not
 	// wait for anything.
@@ -41,20 +41,36 @@ type Flow struct {
 	Refused bool // when it came, or later: then it was cut
 }
 
+// FromMachine reports whether the other end is this machine itself, which is never kept
+// out: it comes by one of the two addresses by which a machine calls itself, and not
+// because somebody tells so. The others of the loopback are anybody's who was given one.
+func (f *Flow) FromMachine() bool { return !f.Told && isMachine(f.Peer) && isMachine(f.From.Addr()) }
+
+func isMachine(a netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback()
+}
+
 // NoLaw is the rule of who came when no law could be read.
 const NoLaw = "<no rules>"
 
 const (
-	readLaw = 5 * time.Second // how long reading the law may take
-	rejudge = time.Second     // between two looks whether who is here still may be
+	readLaw    = 5 * time.Second // how long reading the law may take
+	rejudge    = time.Second     // between two looks whether who is here still may be
+	maxWaiting = 4096            // for a ruling, in one courtroom
 )
 
-var errRefused = errors.New("transit: the connection is refused by a rule")
+var (
+	errRefused = errors.New("transit: the connection is refused by a rule")
+	errCrowded = errors.New("transit: too many wait for a ruling")
+)
 
 // A courtroom is where the connections of one listener are judged.
 type courtroom struct {
 	Court
 	at Arrival // what all of them have in common
+
+	waiting atomic.Int64 // those for whom the law is read
 
 	mu      sync.Mutex
 	present map[*judged]struct{}
@@ -94,7 +110,7 @@ type judged struct {
 
 	mu   sync.Mutex
 	flow Flow
-	law  Law // nil until it is judged
+	law  Law // nil until it is judged by one
 	over bool
 }
 
@@ -136,11 +152,11 @@ func (j *judged) judge() {
 		f.From = addrPort(j.RemoteAddr()) // which reads the PROXY header
 	}
 	f.To = addrPort(j.LocalAddr())
-	ctx, cancel := context.WithTimeout(context.Background(), readLaw) // it has none of its own yet
-	defer cancel()
-	law, err := j.room.Law(ctx)
-	if f.Rule = NoLaw; err == nil {
+	law, err := j.room.read()
+	if err == nil {
 		f.Rule, j.open = law.Admits(&f)
+	} else {
+		law, f.Rule, j.open = nil, NoLaw, f.FromMachine() // watch judges it by the next one
 	}
 	f.Refused = !j.open
 	j.mu.Lock()
@@ -155,6 +171,17 @@ func (j *judged) judge() {
 	default:
 		_ = j.Close()
 	}
+}
+
+// read is what counts now, for as many at once as the process bears to hold.
+func (r *courtroom) read() (Law, error) {
+	defer r.waiting.Add(-1)
+	if r.waiting.Add(1) > maxWaiting {
+		return nil, errCrowded
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readLaw) // who comes has none of its own yet
+	defer cancel()
+	return r.Law(ctx)
 }
 
 // Close is the end, which is told once.

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A verdict is a law that refuses some addresses.
@@ -107,6 +109,85 @@ func TestALawThatCannotBeReadRefuses(t *testing.T) {
 	}
 	if f := b.last(t, 1); !f.Refused || f.Rule != NoLaw {
 		t.Errorf("%+v", f)
+	}
+}
+
+// The machine itself is let in without a law, by its own two addresses and not as
+// somebody tells; the next law judges it like everybody.
+func TestTheMachineItselfIsLetInWithoutALaw(t *testing.T) {
+	b := &bailiff{err: errors.New("no database")}
+	s := open(t, http.HandlerFunc(greet), func(o *Options) {
+		o.Court, o.Proxies = b.court(), []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}
+	})
+	if !silent(t, s, "127.0.0.2", "PROXY TCP4 127.0.0.1 192.0.2.1 4711 443\r\nGET / HTTP/1.1\r\n\r\n") {
+		t.Error("somebody else's word made it the machine")
+	}
+	if f := b.last(t, 1); !f.Refused || f.Rule != NoLaw || f.From.Addr().String() != "127.0.0.1" {
+		t.Errorf("%+v", f)
+	}
+	c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", s.address, s.trust(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	b.mu.Lock()
+	b.err = nil
+	b.mu.Unlock()
+	b.refuse("127.0.0.1") // as no law of the server's does
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_, err = io.Copy(io.Discard, c)
+	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
+		t.Error("no law was asked about it later")
+	}
+	if f := b.last(t, 2); !f.Refused || f.Rule != "law" {
+		t.Errorf("%+v", f)
+	}
+}
+
+// Those whom no law tells yet whether they may be are so many at most.
+func TestAsManyWaitForALawAsTheProcessBears(t *testing.T) {
+	law := &verdict{}
+	room := &courtroom{Court: Court{Law: func(context.Context) (Law, error) { return law, nil }}}
+	room.waiting.Store(maxWaiting)
+	if _, err := room.read(); err == nil {
+		t.Error("one more waits")
+	}
+	room.waiting.Add(-1)
+	if got, err := room.read(); err != nil || got != law {
+		t.Errorf("%v, %v", got, err)
+	}
+	if n := room.waiting.Load(); n != maxWaiting-1 {
+		t.Errorf("%d wait", n)
+	}
+}
+
+// A judged connection buffers as little as any other.
+func TestAJudgedConnectionBuffersLittle(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inner.Close()
+	in, _ := (&bailiff{}).court().Over(inner, Arrival{})
+	client, err := net.Dial("tcp", inner.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	c, err := in.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	BufferLittle(c)
+	raw, err := bare(c).(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got int
+	failed := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT) })
+	if failed != nil || err != nil || got != unsent {
+		t.Errorf("%d bytes, %v, %v", got, failed, err)
 	}
 }
 
