@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -169,16 +170,18 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	}
 	starting.Close()
 
+	// What became of connections is noted until the last of them is over.
+	var noting sync.WaitGroup
+	open, over := context.WithCancel(context.WithoutCancel(ctx))
+	noting.Go(func() { h.border.Run(open) })
+	defer noting.Wait()
+	defer over()
 	work, run := errgroup.WithContext(ctx)
 	answered, done := context.WithCancel(context.WithoutCancel(ctx))
 	defer done()
 	if opsListener != nil {
 		work.Go(func() error { return opsListener.Serve(answered, o.handler()) })
 	}
-	work.Go(func() error {
-		h.border.Run(answered)
-		return nil
-	})
 	handler := h.handler()
 	work.Go(func() error {
 		defer done()
