@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -69,15 +70,7 @@ func (b *Border) Rules(ctx context.Context) (*Rules, error) {
 	}
 	b.mu.Unlock()
 	if first {
-		b.looking.Lock()
-		b.mu.Lock()
-		b.next = nil // who comes from now on wants to know later
-		b.mu.Unlock()
-		bounded, cancel := context.WithTimeout(context.Background(), lookTime) // it is for many, and nobody's
-		l.rules, l.err = b.kept.Get(bounded, documents, struct{}{}, b.load)
-		cancel()
-		b.looking.Unlock()
-		close(l.done)
+		go b.answer(l, documents) // it is for many: who asked first waits no longer than others
 	}
 	select {
 	case <-l.done:
@@ -85,6 +78,24 @@ func (b *Border) Rules(ctx context.Context) (*Rules, error) {
 	case <-ctx.Done():
 		return nil, errNotRead
 	}
+}
+
+// answer looks up l, and answers it whatever happens.
+func (b *Border) answer(l *look, documents *resource.Store) {
+	defer close(l.done)
+	b.looking.Lock()
+	defer b.looking.Unlock()
+	b.mu.Lock()
+	b.next = nil // who comes from now on wants to know later
+	b.mu.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			l.err = fmt.Errorf("look up the security rules: panic: %v", p)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
+	defer cancel()
+	l.rules, l.err = b.kept.Get(ctx, documents, struct{}{}, b.load)
 }
 
 // load reads the documents. Rules stay the same as long as they do, so that nobody is

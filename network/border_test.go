@@ -1,9 +1,11 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
 	"sync"
 	"testing"
+	"time"
 
 	"breakwater/db"
 	"breakwater/db/dbtest"
@@ -66,4 +68,32 @@ func TestTheBorderReadsWhatIsThere(t *testing.T) {
 			t.Error("rules that cannot be read are rules")
 		}
 	})
+}
+
+// Whoever asks waits as long as they want, also who asks first; and a look-up that
+// breaks is an error like another, after which the next one may be well.
+func TestALookAtTheRulesKeepsNobody(t *testing.T) {
+	var b Border
+	b.Open(resource.New(dbtest.SQLite(t)), nil)
+	b.looking.Lock() // somebody else's look-up does not end
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := b.Rules(ctx); err != errNotRead {
+			t.Errorf("%v", err)
+		}
+		cancel()
+	}
+	b.looking.Unlock()
+	if _, err := b.Rules(t.Context()); err != nil {
+		t.Error(err)
+	}
+	docs := b.documents
+	b.Open(&resource.Store{}, nil) // which has no database
+	if r, err := b.Rules(t.Context()); err == nil {
+		t.Errorf("a look-up that panics says %+v", r)
+	}
+	b.Open(docs, nil)
+	if _, err := b.Rules(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
