@@ -15,6 +15,7 @@ import (
 	"breakwater/registry"
 	"breakwater/resource"
 	"breakwater/setting"
+	"breakwater/transit"
 )
 
 // controlPlane is the kind of the one document that says which networks may manage
@@ -106,12 +107,11 @@ func explainNetwork(regs *registry.Store, docs *resource.Store, border *network.
 			if err != nil {
 				return nil, err
 			}
-			at := netip.AddrPortFrom(asked.Destination, asked.Port)
-			first, asks, err := atAccept(ctx, g, border, address, at, asked.Listener)
+			o := network.Origin{Addr: address.Unmap(), Listener: asked.Listener, Endpoint: asked.Endpoint, Told: network.IsLink(asked.Endpoint)}
+			first, asks, err := atAccept(ctx, g, border, o, netip.AddrPortFrom(asked.Destination, asked.Port))
 			if err != nil {
 				return nil, err
 			}
-			o := network.Origin{Addr: address.Unmap(), Listener: asked.Listener, Endpoint: asked.Endpoint}
 			e := explained{Plane: "content"}
 			var v network.Verdict
 			var steps []network.Step
@@ -144,12 +144,12 @@ func explainNetwork(regs *registry.Store, docs *resource.Store, border *network.
 
 // atAccept is what the security rules say of a connection, and what they were asked.
 // Who may not read them learns what comes of them, and no more.
-func atAccept(ctx context.Context, g access.Grant, border *network.Border, from netip.Addr, to netip.AddrPort, listener string) (network.Ruling, []network.Step, error) {
+func atAccept(ctx context.Context, g access.Grant, border *network.Border, o network.Origin, to netip.AddrPort) (network.Ruling, []network.Step, error) {
 	rules, err := border.Rules(ctx)
 	if err != nil {
 		return network.Ruling{}, nil, err
 	}
-	r, steps := rules.ExplainInbound(from, to, listener)
+	r, steps := rules.ExplainInbound(transit.Arrival{Listener: o.Listener, Endpoint: o.Endpoint, From: netip.AddrPortFrom(o.Addr, 0), Told: o.Told}, to)
 	last := &steps[len(steps)-1]
 	if !g.Can(network.SecurityRuleType+"/read", ref.Everything) {
 		r.Rule, r.Reason = "securityRules", "the server's security rules, which are its operator's matter"

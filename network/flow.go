@@ -47,6 +47,7 @@ type flows struct {
 	mu      sync.Mutex
 	singles []Ended
 	sums    map[flowKind]*flowSum
+	kinds   map[bool]int // how many sums are of refusals, and how many are not: neither take the others' place
 }
 
 // A flowKind is what flows have in common that are counted together.
@@ -94,17 +95,18 @@ func (b *Border) Ended(e Ended) {
 // add counts some more with those that are like them.
 func (f *flows) add(more flowSum) {
 	if f.sums == nil {
-		f.sums = map[flowKind]*flowSum{}
+		f.sums, f.kinds = map[flowKind]*flowSum{}, map[bool]int{}
 	}
 	k := more.first.kind()
 	s := f.sums[k]
-	if s == nil && len(f.sums) >= flowKinds {
+	if s == nil && f.kinds[k.refused] >= flowKinds {
 		k.from, k.name = netip.Addr{}, ""
 		s = f.sums[k]
 	}
 	if s == nil {
 		s = new(flowSum)
 		f.sums[k] = s
+		f.kinds[k.refused]++
 	}
 	if s.count == 0 {
 		s.first = more.first
@@ -170,6 +172,7 @@ func (f *flows) due(now time.Time, all bool) (due []flowSum) {
 			*s = flowSum{told: now}
 		case s.count == 0 && waited:
 			delete(f.sums, k)
+			f.kinds[k.refused]--
 		}
 	}
 	return due

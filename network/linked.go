@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
+	"strings"
 	"time"
 
 	"breakwater/fault"
@@ -45,6 +46,12 @@ const linkEndpoints = "/subscriptions/00000000-0000-0000-0000-000000000000/resou
 // key, so that whoever approves a connection for it approves the key, and nobody
 // can be another one's endpoint, whatever it calls itself.
 func (f Fingerprint) Endpoint() ref.ID { return ref.ID(linkEndpoints + f) }
+
+// IsLink reports whether the private endpoint is an agent: what comes by it tells its
+// address, and nobody can check that.
+func IsLink(endpoint ref.ID) bool {
+	return strings.HasPrefix(endpoint.Key(), ref.ID(linkEndpoints).Key())
+}
 
 // A Linked is what a connection tells of the agent that is its private endpoint.
 // Azure's clients do not know it; it stays when they send the rest.

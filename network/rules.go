@@ -68,15 +68,16 @@ type SecurityRule struct {
 }
 
 // Ports are a port, a range of them or all: 443, 8000-8999, *. Some clients send a
-// single one as a number.
+// single one as a number. Nothing (null) is no port.
 type Ports string
 
 func (p *Ports) UnmarshalJSON(text []byte) error {
-	var n uint16
-	if json.Unmarshal(text, &n) == nil {
-		*p = Ports(strconv.Itoa(int(n)))
+	var n *uint16
+	if json.Unmarshal(text, &n) == nil && n != nil {
+		*p = Ports(strconv.Itoa(int(*n)))
 		return nil
 	}
+	*p = ""
 	return json.Unmarshal(text, (*string)(p))
 }
 
@@ -270,10 +271,10 @@ func (r *Rules) Explain(f Flow) (ruling Ruling, decided bool, steps []Step) {
 	return ruling, decided, steps
 }
 
-// ExplainInbound is Explain of a connection that comes to an address and port of the
-// server by a listener.
-func (r *Rules) ExplainInbound(from netip.Addr, to netip.AddrPort, listener string) (Ruling, []Step) {
-	f := inbound(&transit.Flow{Arrival: transit.Arrival{Listener: listener, From: netip.AddrPortFrom(from, 0)}, Peer: from, To: to})
+// ExplainInbound is Explain of a connection that comes so, by no proxy, to an address
+// and port of the server.
+func (r *Rules) ExplainInbound(by transit.Arrival, to netip.AddrPort) (Ruling, []Step) {
+	f := inbound(&transit.Flow{Arrival: by, Peer: by.From.Addr(), To: to})
 	ruling, _, steps := r.Explain(f)
 	return ruling, steps
 }
@@ -510,10 +511,13 @@ func compileSide(what, prefix string, prefixes []string, port Ports, ports []Por
 	}
 	s.any = s.any || len(addresses) == 0
 	ranges, err := one(what+"PortRange", port, ports)
-	if err != nil || slices.Contains(ranges, anyone) {
+	if err != nil {
 		return s, err
 	}
 	for _, text := range ranges {
+		if text == anyone {
+			continue
+		}
 		from, to, isRange := strings.Cut(string(text), "-")
 		if !isRange {
 			to = from
@@ -524,6 +528,9 @@ func compileSide(what, prefix string, prefixes []string, port Ports, ports []Por
 			return s, fault.New(fault.BadRequest, "%sPortRange: %q is not a port such as 443, a range such as 8000-8999, or *", what, text)
 		}
 		s.ports = append(s.ports, span{uint16(first), uint16(last)})
+	}
+	if slices.Contains(ranges, anyone) {
+		s.ports = nil
 	}
 	return s, nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"breakwater/fault"
+	"breakwater/ref"
 	"breakwater/transit"
 )
 
@@ -121,6 +122,8 @@ func TestRulesThatAreNotCertainAreRefused(t *testing.T) {
 		`a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRange":"443-80"}`:                                                        "destinationPortRange",
 		`a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRange":"65536"}`:                                                         "destinationPortRange",
 		`a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRange":"-"}`:                                                             "destinationPortRange",
+		`a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRanges":[null]}`:                                                         "destinationPortRange",
+		`a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRanges":["*","x"]}`:                                                      "destinationPortRange",
 		`a {"priority":100,"direction":"Inbound","access":"Deny","listeners":["Registry"]}`:                                                               "listeners",
 		`a {"priority":100,"direction":"Inbound","access":"Deny","purposes":["issuer"]}`:                                                                  "outbound",
 		`a {"priority":100,"direction":"Outbound","access":"Deny","listeners":["registry"]}`:                                                              "inbound",
@@ -136,6 +139,10 @@ func TestRulesThatAreNotCertainAreRefused(t *testing.T) {
 		if _, err := rulesOf(t, nil, document); fault.Of(err) != fault.BadRequest || !strings.Contains(err.Error(), says) {
 			t.Errorf("%.120s: %v", document, err)
 		}
+	}
+	null := mustRules(t, nil, `a {"priority":100,"direction":"Inbound","access":"Deny","destinationPortRange":null,"destinationPortRanges":["443"]}`)
+	if ports := null.in[0].destination.ports; !slices.Equal(ports, []span{{443, 443}}) {
+		t.Errorf("%v", ports)
 	}
 	if _, err := rulesOf(t, nil, `a {"priority":100,"direction":"Inbound","access":"Deny"}`, `b {"priority":100,"direction":"Inbound","access":"Deny"}`); fault.Of(err) != fault.Conflict {
 		t.Error("two rules have one priority:", err)
@@ -318,7 +325,7 @@ func TestAFloodIsFewEvents(t *testing.T) {
 	for _, s := range first {
 		flows += s.count
 	}
-	if len(first) > flowKinds+flowSingles+10 || flows != 210_000 {
+	if len(first) > 2*flowKinds+flowSingles+10 || flows != 210_000 {
 		t.Errorf("%d events tell of %d connections", len(first), flows)
 	}
 	b.Ended(first[len(first)-1].first)
@@ -331,6 +338,44 @@ func TestAFloodIsFewEvents(t *testing.T) {
 	b.flows.due(now.Add(2*flowWindow), false)
 	if due := b.flows.due(now.Add(3*flowWindow), false); len(due) != 0 || len(b.flows.sums) != 0 {
 		t.Errorf("%d strangers are remembered for ever", len(b.flows.sums))
+	}
+}
+
+// However many are let in, strangers who are refused are told of one by one.
+func TestAcceptedConnectionsHideNoRefusal(t *testing.T) {
+	b := &Border{}
+	from := func(i int, refused bool) Ended {
+		return Ended{Flow: Flow{Direction: Inbound, Source: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1)}, Refused: refused, Start: time.Now()}
+	}
+	for i := range 2*flowKinds + flowSingles {
+		b.Ended(from(i, false))
+	}
+	b.Ended(from(7, true))
+	b.flows.due(time.Now(), false)
+	for i := range flowKinds - 1 {
+		b.Ended(from(i, true))
+	}
+	strangers := 0
+	for _, s := range b.flows.due(time.Now().Add(flowWindow), false) {
+		if s.first.Refused && s.first.kind().from.IsValid() && s.count == 1 {
+			strangers++
+		}
+	}
+	if strangers != flowKinds-1 {
+		t.Errorf("%d strangers are told of one by one", strangers)
+	}
+}
+
+// What comes by a link is explained as it is judged: the address is told, and the
+// machine is then nobody's word.
+func TestALinksAddressExplainsNothing(t *testing.T) {
+	r := mustRules(t, nil, `all {"priority":100,"direction":"Inbound","access":"Deny"}`)
+	for _, endpoint := range []ref.ID{Fingerprint(strings.Repeat("ab", 32)).Endpoint(), "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/privateEndpoints/e"} {
+		link := IsLink(ref.ID(strings.ToUpper(string(endpoint))))
+		ruling, _ := r.ExplainInbound(transit.Arrival{Endpoint: endpoint, From: netip.MustParseAddrPort("127.0.0.1:0"), Told: link}, netip.AddrPort{})
+		if ruling.Allowed == link {
+			t.Errorf("%s: %+v", endpoint, ruling)
+		}
 	}
 }
 
