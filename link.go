@@ -87,8 +87,8 @@ func (h *house) links(ctx context.Context, c *config, at net.Listener, log *slog
 	})
 	served, err := transit.Listen(ctx, transit.Options{
 		Name: linkListener, Inner: server, TLS: transit.Config(h.shown, c.tls13()),
-		// What a client sends ahead lies in this process, not in the kernel.
-		Connections: min(c.Limits.Connections, int(min(debug.SetMemoryLimit(-1)/4/link.Window, 1<<20))), PerAddress: c.Limits.PerAddress, Log: log,
+		// What a client sends ahead lies in this process, not in the kernel. (None would be no bound.)
+		Connections: max(1, min(c.Limits.Connections, int(min(debug.SetMemoryLimit(-1)/4/link.Window, 1<<20)))), PerAddress: c.Limits.PerAddress, Log: log,
 	})
 	return server, served, err
 }

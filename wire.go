@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -245,6 +246,8 @@ func (h *house) data() gate.Surface { return &oci.Data{Content: h.content} }
 
 // isDataEndpoint reports whether a registry has its data endpoint at the host.
 func (h *house) isDataEndpoint(ctx context.Context, host string) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // a handshake waits for the answer
+	defer cancel()
 	_, err := h.registries.ByDataHost(ctx, host)
 	return err == nil
 }
