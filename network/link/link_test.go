@@ -883,8 +883,8 @@ func TestWhatAClientLeavesIsGivenUp(t *testing.T) {
 	})
 }
 
+// It counts the goroutines of the process, and so runs alone.
 func TestAnAgentThatFloodsIsReadSlowlyOrCut(t *testing.T) {
-	t.Parallel()
 	w := open(t, func(w *world) { w.every = 0 })
 	key := newKey(t)
 	f, _ := FingerprintOf(key)
