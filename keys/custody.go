@@ -301,7 +301,7 @@ func (s *Rings) ask(e *entry) {
 		if fault.Of(err) == fault.Internal && err != nil { // a senseless answer opens nothing, and blames nobody
 			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(s.c.Times.usual().Pause).Because(err)
 		}
-		err = s.told(e, holder, ring == nil, was, err)
+		untold := s.told(e, holder, ring == nil, was, err)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		defer close(asked)
@@ -311,14 +311,14 @@ func (s *Rings) ask(e *entry) {
 		if !same(e.rows, rows) {
 			return // it was about keys that are no longer so
 		}
-		if err == nil {
+		if err == nil && untold == nil {
 			e.ring, e.good, e.bad, e.again, e.bridge = opened, began, nil, time.Time{}, bridge
 			return
 		}
-		if _, refused := StateOf(err); refused {
+		if _, refused := StateOf(err); refused || err == nil { // what was allowed and is not on record opens nothing
 			e.ring = nil
 		}
-		e.bad, e.again = err, time.Now().Add(s.c.Times.usual().Pause)
+		e.bad, e.again = cmp.Or(err, untold), time.Now().Add(s.c.Times.usual().Pause)
 	})
 }
 
@@ -456,8 +456,8 @@ func (s *Rings) wrap(ctx context.Context, uid string, version uint32, secret []b
 	return w.Data, err
 }
 
-// told puts the outcome of a check on record when it is news. What cannot be recorded
-// opens nothing.
+// told puts the outcome of a check on record when it is news. Its error says that it is
+// not there, and never takes the place of the outcome; the next check tells again.
 func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 	outcome := "good"
 	if err != nil {
@@ -471,7 +471,7 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 	n, news := e.checks, time.Since(e.wrote) > onRecord || (err == nil) != (was == nil) || err != nil && fault.Of(err) != fault.Of(was)
 	e.mu.Unlock()
 	if !news || s.over.Err() != nil {
-		return err
+		return nil
 	}
 	op := OpCheck
 	if opening {
@@ -485,12 +485,15 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 		if s.over.Err() == nil {
 			slog.WarnContext(ctx, "the ledger took no use of a key", "registry", e.uid, "err", failed)
 		}
+		e.mu.Lock()
+		e.wrote = time.Time{}
+		e.mu.Unlock()
 		return fault.New(fault.Unavailable, "the server cannot record what it does, so it does nothing; try again").After(s.c.Times.usual().Pause).Because(failed)
 	}
 	e.mu.Lock()
 	e.checks, e.wrote = 0, time.Now()
 	e.mu.Unlock()
-	return err
+	return nil
 }
 
 // Standing is why the content of a registry is closed at the moment, as this process

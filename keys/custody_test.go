@@ -268,6 +268,49 @@ func TestKeyThatIsTakenAwayClosesTheRegistryUntilItIsGivenBack(t *testing.T) {
 	})
 }
 
+func TestKeyThatIsTakenAwayClosesTheRegistryThoughTheLedgerTakesNothing(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	derived(t, s, 1)
+	ledgers := func(text string) {
+		t.Helper()
+		v.change(func(tx *db.Tx) error { _, err := tx.Exec(t.Context(), text); return err })
+	}
+	refuse := `CREATE TRIGGER full BEFORE INSERT ON event BEGIN SELECT RAISE(ABORT, 'full'); END`
+	onRecord := func(outcome ledger.Outcome) func() bool {
+		return func() bool {
+			_, _ = s.Ring(t.Context(), "shop")
+			for e, err := range v.ledger.Events(t.Context(), ledger.Query{Registry: "shop", Category: ledger.KeyUsage}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.Outcome == outcome {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	ledgers(refuse)
+	v.transit.Mode("denied")
+	eventually(t, "closed", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.KeyRefused })
+	ledgers(`DROP TRIGGER full`)
+	eventually(t, "on record", onRecord(ledger.Refused))
+	ledgers(refuse)
+	v.transit.Mode("well")
+	eventually(t, "given back, which nobody will know", func() bool {
+		_, err := s.Ring(t.Context(), "shop")
+		if err == nil {
+			t.Fatal("opened, and not on record")
+		}
+		return fault.Of(err) == fault.Unavailable
+	})
+	ledgers(`DROP TRIGGER full`)
+	eventually(t, "open again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil })
+}
+
 func TestKeyThatWasReplacedByAnotherOfItsNameOpensNothing(t *testing.T) {
 	v := inVault(t, dbtest.SQLite(t))
 	s := v.node()
