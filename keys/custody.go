@@ -294,7 +294,7 @@ func (s *Rings) ask(e *entry) {
 	s.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(s.over, s.c.Times.usual().Check)
 		defer cancel()
-		opened, bridge, err := s.check(ctx, e, rows, ring, holder)
+		opened, settings, err := s.check(ctx, e, rows, ring, holder)
 		if errors.Is(err, ErrWrapped) { // it answered, so there is no outage to bridge
 			err = refusal(holder.key(), Replaced, err)
 		}
@@ -311,8 +311,11 @@ func (s *Rings) ask(e *entry) {
 		if !same(e.rows, rows) {
 			return // it was about keys that are no longer so
 		}
+		if settings != nil { // what the document says now counts in an outage, too
+			e.bridge = settings.Bridge()
+		}
 		if err == nil && untold == nil {
-			e.ring, e.good, e.bad, e.again, e.bridge = opened, began, nil, time.Time{}, bridge
+			e.ring, e.good, e.bad, e.again = opened, began, nil, time.Time{}
 			return
 		}
 		if _, refused := StateOf(err); refused || err == nil { // what was allowed and is not on record opens nothing
@@ -323,22 +326,22 @@ func (s *Rings) ask(e *entry) {
 }
 
 // check asks the provider whether its key still opens what it wrapped: with a ring
-// the current key, without one all.
-func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, holder *Holder) (*Ring, time.Duration, error) {
+// the current key, without one all. The settings are nil if nobody could read them.
+func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, holder *Holder) (*Ring, *Settings, error) {
 	p, settings, err := s.c.provider(ctx, holder.Provider)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	d, err := p.Describe(ctx, holder.key())
 	if err == nil {
 		err = d.Usable(holder.key(), time.Now())
 	}
 	if err != nil {
-		return nil, settings.Bridge(), err
+		return nil, &settings, err
 	}
 	if ring == nil {
 		ring, err = s.unlock(ctx, e, rows)
-		return ring, settings.Bridge(), err
+		return ring, &settings, err
 	}
 	for _, r := range rows {
 		if r.state != current {
@@ -347,10 +350,10 @@ func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, hol
 		secret, err := s.unwrap(ctx, e.uid, r)
 		clear(secret)
 		if err != nil {
-			return nil, settings.Bridge(), err
+			return nil, &settings, err
 		}
 	}
-	return ring, settings.Bridge(), nil
+	return ring, &settings, nil
 }
 
 // maxAtOnce is how many keys of one registry are wrapped or unwrapped at once.

@@ -351,9 +351,10 @@ func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
 			if f.Retry == 0 {
 				t.Error("nobody is told when to come again")
 			}
-			v.transit.Mode("well")
 			v.provider(0)
-			eventually(t, "well again", func() bool { derived(t, s, 1); return s.Standing("shop") == nil })
+			eventually(t, "not bridged any more", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.Unavailable })
+			v.transit.Mode("well")
+			eventually(t, "well again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil && s.Standing("shop") == nil })
 			v.transit.Mode(mode)
 			eventually(t, "not bridged", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.Unavailable })
 			v.transit.Mode("well")
