@@ -208,6 +208,15 @@ func TestWhatWasPreparedFromOtherKeysIsNotCommitted(t *testing.T) {
 		if err := d.Write(ctx, func(tx *db.Tx) error { return late.Commit(ctx, tx) }); fault.Of(err) != fault.Stale {
 			t.Errorf("committed: %v", err)
 		}
+		held, err := s.Rewrap(ctx, "shop", v.held("root", "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.change(func(tx *db.Tx) error { return v.docs.Delete(ctx, tx, keys.ProviderID("vault"), resource.Any) })
+		if err := d.Write(ctx, func(tx *db.Tx) error { return held.Commit(ctx, tx) }); fault.Of(err) != fault.Conflict {
+			t.Errorf("committed with a provider that is gone: %v", err)
+		}
+		v.provider(10)
 		undone, err := s.Rewrap(ctx, "shop", v.held("root", "1"))
 		if err != nil {
 			t.Fatal(err)

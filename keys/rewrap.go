@@ -160,8 +160,16 @@ func (s *Rings) prepare(ctx context.Context, uid string) (*Rewrap, error) {
 }
 
 // Commit makes it so, in the transaction that changes the registry's document. It is
-// Stale if the keys are no longer those that it was prepared from.
+// Stale if the keys are no longer those that it was prepared from, and a Conflict if
+// the provider that holds them afterwards is gone.
 func (r *Rewrap) Commit(ctx context.Context, tx *db.Tx) error {
+	if r.Holder != nil {
+		if _, err := r.s.c.Documents.GetTx(ctx, tx, r.Holder.Provider); fault.Of(err) == fault.NotFound {
+			return fault.New(fault.Conflict, "the key provider %s was deleted at the same time", r.Holder.Provider.Name())
+		} else if err != nil {
+			return err
+		}
+	}
 	if now, err := load(ctx, tx, r.uid); err != nil {
 		return err
 	} else if !same(now, r.was) {
