@@ -148,7 +148,7 @@ func (c *Custody) Describe(ctx context.Context, provider ref.ID, key Key) (Descr
 type Times struct {
 	Believed time.Duration // a key that could be used: 10 s
 	Late     time.Duration // … while it is asked for again: 40 s; from then on who wants content waits
-	Check    time.Duration // for one answer, with all that belongs to it: 8 s
+	Check    time.Duration // for one answer, with all that belongs to it: 8 s, where all keys are opened for each of them
 	Pause    time.Duration // between two questions of which the first failed: 5 s
 }
 
@@ -340,7 +340,9 @@ func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, hol
 		return nil, &settings, err
 	}
 	if ring == nil {
-		ring, err = s.unlock(ctx, e, rows)
+		opening, cancel := context.WithTimeout(s.over, allTime) // serves nobody meanwhile, so it may take longer than a check
+		defer cancel()
+		ring, err = s.unlock(opening, e, rows)
 		return ring, &settings, err
 	}
 	for _, r := range rows {
@@ -409,6 +411,8 @@ func (s *Rings) unwrap(ctx context.Context, uid string, r row) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.c.Times.usual().Check)
+	defer cancel()
 	p, _, err := s.c.provider(ctx, r.held.Provider)
 	if err != nil {
 		return nil, err

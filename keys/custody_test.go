@@ -7,9 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -369,6 +373,38 @@ func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
 			v.transit.Mode("well")
 			eventually(t, "open again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil })
 		})
+	}
+}
+
+func TestManyKeysOpenThoughEachAnswerTakesAWhile(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	to, err := url.Parse(v.transit.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var delay atomic.Int64
+	engine := httputil.NewSingleHostReverseProxy(to)
+	between := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Duration(delay.Load()))
+		engine.ServeHTTP(w, r)
+	}))
+	defer between.Close()
+	v.transit.URL = between.URL
+	v.provider(10)
+	v.times.Check = 10 * time.Second
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	for range 63 {
+		v.move(s.Renew(t.Context(), "shop"))
+	}
+	first := derived(t, s, 1)
+	delay.Store(int64(100 * time.Millisecond)) // 64 of them, 8 at once, are longer than one check
+	v.times.Check, v.times.Late = 500*time.Millisecond, 10*time.Second
+	slow := v.node()
+	eventually(t, "open", func() bool { _, err := slow.Ring(t.Context(), "shop"); return err == nil })
+	if derived(t, slow, 1) != first {
+		t.Error("another key")
 	}
 }
 
