@@ -15,7 +15,7 @@ import (
 )
 
 // What moves is the keys: a registry of ten thousand blobs goes to a customer's key,
-// to another and back in seconds, and who pulls does not notice.
+// to another and back in seconds (a minute on the slowest machine), and who pulls does not notice.
 func TestARegistryOfTenThousandBlobsMovesInSeconds(t *testing.T) {
 	blobs := 10000
 	if testing.Short() {
@@ -77,10 +77,10 @@ func TestARegistryOfTenThousandBlobsMovesInSeconds(t *testing.T) {
 		}
 		took := time.Since(began)
 		t.Logf("%s took %v", change, took)
-		if took > 10*time.Second {
+		if took > time.Minute {
 			t.Errorf("%s took %v", change, took)
 		}
-		for end := time.Now().Add(20 * time.Second); pulls.Load() < before+20 && !t.Failed() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); pulls.Load() < before+20 && !t.Failed() && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		}
 		if pulls.Load() < before+20 {
 			t.Error("nobody pulled")

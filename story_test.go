@@ -356,7 +356,7 @@ func sum(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], algorithm.Sum([]byte(ts.ReadFile(args[1]))).String())
 }
 
-// until COMMAND... runs a command again until it succeeds, for up to 20 seconds.
+// until COMMAND... runs a command again until it succeeds, for up to a minute.
 func until(ts *testscript.TestScript, neg bool, args []string) {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := ts.Exec(args[0], args[1:]...)

@@ -148,7 +148,7 @@ func (c *Custody) Describe(ctx context.Context, provider ref.ID, key Key) (Descr
 type Times struct {
 	Believed time.Duration // a key that could be used: 10 s
 	Late     time.Duration // … while it is asked for again: 40 s; from then on who wants content waits
-	Check    time.Duration // for one answer, with all that belongs to it: 8 s
+	Check    time.Duration // for one answer, with all that belongs to it: 8 s, where all keys are opened for each of them
 	Pause    time.Duration // between two questions of which the first failed: 5 s
 }
 
@@ -294,14 +294,14 @@ func (s *Rings) ask(e *entry) {
 	s.asking.Go(func() {
 		ctx, cancel := context.WithTimeout(s.over, s.c.Times.usual().Check)
 		defer cancel()
-		opened, bridge, err := s.check(ctx, e, rows, ring, holder)
+		opened, settings, err := s.check(ctx, e, rows, ring, holder)
 		if errors.Is(err, ErrWrapped) { // it answered, so there is no outage to bridge
 			err = refusal(holder.key(), Replaced, err)
 		}
 		if fault.Of(err) == fault.Internal && err != nil { // a senseless answer opens nothing, and blames nobody
 			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(s.c.Times.usual().Pause).Because(err)
 		}
-		err = s.told(e, holder, ring == nil, was, err)
+		untold := s.told(e, holder, ring == nil, was, err)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		defer close(asked)
@@ -311,34 +311,39 @@ func (s *Rings) ask(e *entry) {
 		if !same(e.rows, rows) {
 			return // it was about keys that are no longer so
 		}
-		if err == nil {
-			e.ring, e.good, e.bad, e.again, e.bridge = opened, began, nil, time.Time{}, bridge
+		if settings != nil { // what the document says now counts in an outage, too
+			e.bridge = settings.Bridge()
+		}
+		if err == nil && untold == nil {
+			e.ring, e.good, e.bad, e.again = opened, began, nil, time.Time{}
 			return
 		}
-		if _, refused := StateOf(err); refused {
+		if _, refused := StateOf(err); refused || err == nil { // what was allowed and is not on record opens nothing
 			e.ring = nil
 		}
-		e.bad, e.again = err, time.Now().Add(s.c.Times.usual().Pause)
+		e.bad, e.again = cmp.Or(err, untold), time.Now().Add(s.c.Times.usual().Pause)
 	})
 }
 
 // check asks the provider whether its key still opens what it wrapped: with a ring
-// the current key, without one all.
-func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, holder *Holder) (*Ring, time.Duration, error) {
+// the current key, without one all. The settings are nil if nobody could read them.
+func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, holder *Holder) (*Ring, *Settings, error) {
 	p, settings, err := s.c.provider(ctx, holder.Provider)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	d, err := p.Describe(ctx, holder.key())
 	if err == nil {
 		err = d.Usable(holder.key(), time.Now())
 	}
 	if err != nil {
-		return nil, settings.Bridge(), err
+		return nil, &settings, err
 	}
 	if ring == nil {
-		ring, err = s.unlock(ctx, e, rows)
-		return ring, settings.Bridge(), err
+		opening, cancel := context.WithTimeout(s.over, allTime) // serves nobody meanwhile, so it may take longer than a check
+		defer cancel()
+		ring, err = s.unlock(opening, e, rows)
+		return ring, &settings, err
 	}
 	for _, r := range rows {
 		if r.state != current {
@@ -347,10 +352,10 @@ func (s *Rings) check(ctx context.Context, e *entry, rows []row, ring *Ring, hol
 		secret, err := s.unwrap(ctx, e.uid, r)
 		clear(secret)
 		if err != nil {
-			return nil, settings.Bridge(), err
+			return nil, &settings, err
 		}
 	}
-	return ring, settings.Bridge(), nil
+	return ring, &settings, nil
 }
 
 // maxAtOnce is how many keys of one registry are wrapped or unwrapped at once.
@@ -406,6 +411,8 @@ func (s *Rings) unwrap(ctx context.Context, uid string, r row) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.c.Times.usual().Check)
+	defer cancel()
 	p, _, err := s.c.provider(ctx, r.held.Provider)
 	if err != nil {
 		return nil, err
@@ -456,8 +463,8 @@ func (s *Rings) wrap(ctx context.Context, uid string, version uint32, secret []b
 	return w.Data, err
 }
 
-// told puts the outcome of a check on record when it is news. What cannot be recorded
-// opens nothing.
+// told puts the outcome of a check on record when it is news. Its error says that it is
+// not there, and never takes the place of the outcome; the next check tells again.
 func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 	outcome := "good"
 	if err != nil {
@@ -471,7 +478,7 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 	n, news := e.checks, time.Since(e.wrote) > onRecord || (err == nil) != (was == nil) || err != nil && fault.Of(err) != fault.Of(was)
 	e.mu.Unlock()
 	if !news || s.over.Err() != nil {
-		return err
+		return nil
 	}
 	op := OpCheck
 	if opening {
@@ -485,12 +492,15 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 		if s.over.Err() == nil {
 			slog.WarnContext(ctx, "the ledger took no use of a key", "registry", e.uid, "err", failed)
 		}
+		e.mu.Lock()
+		e.wrote = time.Time{}
+		e.mu.Unlock()
 		return fault.New(fault.Unavailable, "the server cannot record what it does, so it does nothing; try again").After(s.c.Times.usual().Pause).Because(failed)
 	}
 	e.mu.Lock()
 	e.checks, e.wrote = 0, time.Now()
 	e.mu.Unlock()
-	return err
+	return nil
 }
 
 // Standing is why the content of a registry is closed at the moment, as this process

@@ -152,7 +152,7 @@ const freshTime = 3 * time.Second
 // move prepares what the keys of a registry need for next: nil if they stay. A key
 // without a version is looked up whenever the registry is written, because
 // `az acr encryption rotate-key` says no more than that; then a provider that does
-// not answer is no reason not to write.
+// not answer, or no longer opens the version that is in use, is no reason not to write.
 func (s *Store) move(ctx context.Context, g access.Grant, r *Registry, was, next Encryption, renew bool) (*keys.Rewrap, error) {
 	switch {
 	case renew:
@@ -162,6 +162,11 @@ func (s *Store) move(ctx context.Context, g access.Grant, r *Registry, was, next
 	case next.Key == nil:
 		return s.o.Rings.Rewrap(ctx, r.UID, nil)
 	case was.identifier() == next.Key.Identifier:
+		if next.Key.Identity != was.Key.Identity {
+			if err := s.represents(ctx, r.Identity, next.Key.Identity); err != nil {
+				return nil, err
+			}
+		}
 		if !next.Key.Rotates {
 			return nil, nil
 		}
@@ -171,7 +176,11 @@ func (s *Store) move(ctx context.Context, g access.Grant, r *Registry, was, next
 		if err != nil || versioned(to, next.Key) == was.Key.Versioned {
 			return nil, nil
 		}
-		return s.o.Rings.Rewrap(ctx, r.UID, to)
+		m, err := s.o.Rings.Rewrap(ctx, r.UID, to)
+		if c := fault.Of(err); c == fault.Unavailable || c == fault.KeyRefused {
+			return nil, nil
+		}
+		return m, err
 	}
 	to, err := s.holder(ctx, g, r.ID, next.Key)
 	if err != nil {

@@ -31,6 +31,7 @@ type hsm struct {
 	version string
 	expires time.Time
 	refuses bool
+	ended   string // the version that is disabled
 }
 
 func (d *hsm) set(change func()) {
@@ -51,7 +52,7 @@ func (d *hsm) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.Version == "" {
 		a.Version = d.version
 	}
-	if d.refuses {
+	if d.refuses || d.ended != "" && q.Version == d.ended {
 		w.WriteHeader(http.StatusForbidden)
 		_ = json.NewEncoder(w).Encode(device.Answer{State: string(keys.Disabled)})
 		return
@@ -194,6 +195,35 @@ func TestKeysAreTended(t *testing.T) {
 	})
 }
 
+func TestOwnerChangesARegistryWhoseKeyIsRefused(t *testing.T) {
+	h := build(t, dbtest.SQLite(t))
+	device := customer(t, h)
+	r, err := h.encrypt(h.server, enabled("https://hsm/keys/root"))
+	h.ok(err)
+	device.set(func() { device.version, device.ended = "2", "1" })
+	for end := time.Now().Add(time.Minute); fault.Of(h.registries.Usable(t.Context(), r.UID)) != fault.KeyRefused; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never refused")
+		}
+	}
+	r, err = h.registries.Update(t.Context(), h.server, shopID, resource.Any, func(r *registry.Registry) error { r.AdminUserEnabled = true; return nil })
+	h.ok(err)
+	if !r.AdminUserEnabled || r.Encryption.Key.Versioned != "https://hsm/keys/root/1" {
+		t.Errorf("%+v, %+v", r.Properties, r.Encryption.Key)
+	}
+	device.set(func() { device.ended = "" })
+	for end := time.Now().Add(time.Minute); h.registries.Usable(t.Context(), r.UID) != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("never open again")
+		}
+	}
+	r, err = h.registries.Update(t.Context(), h.server, shopID, resource.Any, func(*registry.Registry) error { return nil })
+	h.ok(err)
+	if r.Encryption.Key.Versioned != "https://hsm/keys/root/2" {
+		t.Errorf("the new version was not taken: %+v", r.Encryption.Key)
+	}
+}
+
 func TestWhoMayChooseWhoseKey(t *testing.T) {
 	h := build(t, dbtest.SQLite(t))
 	device := customer(t, h)
@@ -237,6 +267,11 @@ func TestWhoMayChooseWhoseKey(t *testing.T) {
 	only := owner(shopID.Scope())
 	if _, err := h.registries.Update(t.Context(), only, shopID, resource.Any, func(r *registry.Registry) error { r.AdminUserEnabled = true; return nil }); err != nil {
 		t.Error(err)
+	}
+	other := enabled("https://hsm/keys/root")
+	other.Key.Identity = "system"
+	if _, err := h.encrypt(only, other); fault.Of(err) != fault.BadRequest {
+		t.Errorf("an identity that the registry does not have: %v", err)
 	}
 	if _, err := h.encrypt(only, registry.Encryption{}); err != nil {
 		t.Error(err)

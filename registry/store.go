@@ -297,7 +297,8 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 	if doc.Properties, err = json.Marshal(p); err != nil {
 		return nil, err
 	}
-	err = s.o.DB.Write(ctx, func(tx *db.Tx) error {
+	var made resource.Resource
+	err = s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
 		if err := s.o.Documents.Lock(ctx, tx); err != nil {
 			return err
 		}
@@ -311,8 +312,7 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 		} else if len(others) > 0 && others[0].ID.Key() != id.Key() {
 			return taken(id.Name())
 		}
-		doc, err = s.o.Documents.Put(ctx, tx, doc, resource.Absent)
-		if err != nil {
+		if made, err = s.o.Documents.Put(ctx, tx, doc, resource.Absent); err != nil {
 			return resource.Taken(err, resource.Absent, "registry", id.Name())
 		}
 		if first != nil {
@@ -334,7 +334,7 @@ func (s *Store) Create(ctx context.Context, g access.Grant, id ref.ID, location 
 	if err != nil {
 		return nil, err
 	}
-	return s.read(ctx, doc)
+	return s.read(ctx, made)
 }
 
 // nameable refuses a name that no registry of this server can have.

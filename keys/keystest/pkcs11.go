@@ -1,7 +1,9 @@
 package keystest
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -135,8 +137,33 @@ func (d *PKCS11) Start() {
 	d.t.Fatal("breakwater-pkcs11 does not answer")
 }
 
-// Freeze stops it in its tracks, until Start.
-func (d *PKCS11) Freeze() { _ = d.cmd.Process.Signal(syscall.SIGSTOP) }
+// Freeze stops it in its tracks, until Start: when it returns, all threads have
+// stopped.
+func (d *PKCS11) Freeze() {
+	d.t.Helper()
+	_ = d.cmd.Process.Signal(syscall.SIGSTOP)
+	for range 2000 {
+		if d.stopped() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	d.t.Fatal("breakwater-pkcs11 does not stop")
+}
+
+func (d *PKCS11) stopped() bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", d.cmd.Process.Pid))
+	for _, path := range threads {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return false
+		}
+		if after := stat[bytes.LastIndexByte(stat, ')')+1:]; !bytes.HasPrefix(after, []byte(" T")) {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
 
 // Stop kills it.
 func (d *PKCS11) Stop() {
