@@ -291,11 +291,12 @@ func emptyRepository(ctx context.Context, tx *db.Tx, repository, at int64, due *
 }
 
 // dropRepository removes a repository without manifests. The rows of its blobs come
-// first, as in unlinkBlob.
+// first, as in unlinkBlob. A link that came behind them stays, so that the repository
+// does not go (IsForeignKey): without it no sweep would ever look at that blob.
 func dropRepository(ctx context.Context, tx *db.Tx, repository, at int64) error {
 	return steps(ctx, tx,
 		step{`UPDATE blob SET idle = $2 WHERE id IN (SELECT blob FROM link WHERE repository = $1)`, []any{repository, at}},
-		step{`DELETE FROM link WHERE repository = $1`, []any{repository}},
+		step{`DELETE FROM link WHERE repository = $1 AND blob IN (SELECT id FROM blob WHERE idle = $2)`, []any{repository, at}},
 		step{`DELETE FROM tag WHERE repository = $1`, []any{repository}},
 		step{`DELETE FROM repository WHERE id = $1`, []any{repository}},
 	)

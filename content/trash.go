@@ -94,8 +94,8 @@ func (s *Store) DeleteRepository(ctx context.Context, g access.Grant, repo ref.R
 		d := ledger.Detail{Repository: repo, More: restorable(due)}
 		return s.ledger.Append(ctx, tx, event(g, DeleteRepository, d))
 	}
-	// A blob that comes between two statements is deleted with the second try.
-	for range 3 {
+	// A blob that comes between two statements is deleted with another try.
+	for range 10 {
 		if err = s.db.Write(ctx, remove); !db.IsForeignKey(err) {
 			break
 		}
