@@ -326,7 +326,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 }
 
 // errUnread undoes a push until somebody has read the bytes that are there.
-var errUnread = errors.New("content: the registry has this blob; nobody knows how it is")
+var errUnread = errors.New("content: this is there already; nobody knows how it is")
 
 // read opens a blob whose objects are proven to be its own.
 func (s *Store) read(ctx context.Context, e ledger.Event, b stored) (*reader, error) {

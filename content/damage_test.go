@@ -12,6 +12,7 @@ import (
 
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/ref"
 )
@@ -240,6 +241,48 @@ func TestAPushHealsAManifestThatNobodyRead(t *testing.T) {
 			t.Errorf("%+v", last)
 		}
 	})
+}
+
+// Whose keys open a body may be asked, and what they said recorded, only while no
+// transaction is open: that would wait for the other.
+func TestAPushAsksForNoKeyWhileItWrites(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		m := w.putImage(repo, "a", 1)
+		platform, err := keys.OpenPlatform(filepath.Join(filepath.Dir(w.dir), "platform.key"))
+		must(t, err)
+		rings := keys.NewRings(w.db, recording{platform, w.db})
+		s := New(w.db, w.disk, rings, w.ledger, nil)
+		if w.db.Engine() == db.SQLite { // sealed with a key that nobody has
+			w.sql(`UPDATE manifest SET body = CAST(substr(body, 1, 11) || x'09' || substr(body, 13) AS BLOB)`)
+		} else {
+			w.sql(`UPDATE manifest SET body = set_byte(body, 11, 9)`)
+		}
+		_, err = s.PutManifest(w.ctx, w.owner, repo, Push{Reference: tagged("b"), Body: m}, Rules{})
+		must(t, err)
+		w.resolves(repo, tagged("a"), m)
+		if told := w.alarms(); len(told) != 1 || told[0] != "manifest "+string(sum(m)) {
+			t.Errorf("on record: %q", told)
+		}
+	})
+}
+
+// A recording vault writes down what it opens.
+type recording struct {
+	keys.Vault
+	db *db.DB
+}
+
+func (v recording) Unwrap(ctx context.Context, w keys.Wrapped) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err := v.db.Write(ctx, func(tx *db.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE repository SET changed = changed`)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.Vault.Unwrap(ctx, w)
 }
 
 // How far an upload is can be changed by nobody without a key, and it says nothing

@@ -1,6 +1,7 @@
 package content
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,7 +65,7 @@ func (s *Store) HeadManifest(ctx context.Context, g access.Grant, repo ref.Repos
 		err = unknown(fault.ManifestUnknown)
 	}
 	if err == nil {
-		_, err = s.rings.Ring(ctx, g.Registry()) // a registry without its key tells nothing of what it holds
+		_, err = s.ring(ctx, g.Registry()) // a registry without its key tells nothing of what it holds
 	}
 	if err != nil {
 		return Manifest{}, err
@@ -155,7 +156,8 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 	d := ledger.Detail{Repository: repo, Digest: digest, MediaType: m.MediaType, ArtifactType: m.Artifact, Size: m.Size}
 	alarm := ledger.Damage(found(g, d), "manifest", string(digest))
 	var row manifestRow
-	err = s.db.Write(ctx, func(tx *db.Tx) error {
+	var there examined
+	push := func(tx *db.Tx) error {
 		at := now()
 		repository, err := touchRepository(ctx, tx, g.Registry(), repo, at)
 		if err != nil {
@@ -164,7 +166,7 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 		if a.untagged = nil; len(tags) == 0 {
 			a.untagged = &at
 		}
-		if row, err = s.putManifest(ctx, tx, ring, repository, m, doc, a, sealed, at, rules); err != nil {
+		if row, err = s.putManifest(ctx, tx, ring, repository, m, doc, a, sealed, &there, at, rules); err != nil {
 			return err
 		}
 		d.More = map[string]string{}
@@ -189,7 +191,16 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 			events = append(events, event(g, PushManifest, d))
 		}
 		return s.ledger.Append(ctx, tx, events...)
-	})
+	}
+	for err = s.db.Write(ctx, push); err == errUnread; err = s.db.Write(ctx, push) {
+		there.damage = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error {
+			_, err := openManifest(ring, there.Manifest)
+			return err
+		})
+		if there.damage != nil && !damaged(there.damage) {
+			return Pushed{}, there.damage
+		}
+	}
 	if err != nil {
 		return Pushed{}, err
 	}
@@ -200,8 +211,9 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 }
 
 // putManifest makes the rows of a manifest unless they are there, and returns what
-// there is of it. A body that is damaged is replaced.
-func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, repository int64, m Manifest, doc *document, a about, sealed []byte, at int64, rules Rules) (manifestRow, error) {
+// there is of it. A body that is damaged is replaced; one that nobody has examined is
+// left in there, and errUnread.
+func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, repository int64, m Manifest, doc *document, a about, sealed []byte, there *examined, at int64, rules Rules) (manifestRow, error) {
 	row, err := findManifestRow(ctx, tx, repository, m.Digest)
 	switch {
 	case errors.Is(err, db.ErrNoRows):
@@ -228,7 +240,7 @@ func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, rep
 				return row, err
 			}
 		}
-		if row.damage, err = s.healManifest(ctx, tx, ring.Registry(), row.id, m, sealed); err != nil {
+		if row.damage, err = healManifest(ctx, tx, row.id, m, sealed, there); err != nil {
 			return row, err
 		}
 		if !row.sparse {
@@ -249,21 +261,29 @@ func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, rep
 	return row, nil
 }
 
+// An examined manifest is one as its row has it, and why that does not open; nil if it
+// does.
+type examined struct {
+	Manifest
+	damage error
+}
+
 // healManifest puts the body that was pushed in the place of one that does not open,
-// and returns why that did not.
-func (s *Store) healManifest(ctx context.Context, tx *db.Tx, registry string, id int64, m Manifest, sealed []byte) (damage, err error) {
-	there := Manifest{Digest: m.Digest}
-	if there.Body, there.Size, err = sealedBody(ctx, tx, id); err != nil {
+// and returns why that did not. It opens nothing: whose key that takes may be asked
+// only while nothing waits for this transaction.
+func healManifest(ctx context.Context, tx *db.Tx, id int64, m Manifest, sealed []byte, there *examined) (damage, err error) {
+	body, size, err := sealedBody(ctx, tx, id)
+	if err != nil {
 		return nil, err
 	}
-	damage = s.unseal(ctx, registry, func(ring *keys.Ring) error {
-		_, err := openManifest(ring, there)
-		return err
-	})
-	if !damaged(damage) {
-		return nil, damage
+	if there.Digest == "" || size != there.Size || !bytes.Equal(body, there.Body) {
+		*there = examined{Manifest: Manifest{Digest: m.Digest, Size: size, Body: body}}
+		return nil, errUnread
 	}
-	return damage, replaceBody(ctx, tx, id, m.Size, sealed)
+	if there.damage == nil {
+		return nil, nil
+	}
+	return there.damage, replaceBody(ctx, tx, id, m.Size, sealed)
 }
 
 // need makes an edge to each thing that the document names, and returns those
