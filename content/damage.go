@@ -76,18 +76,19 @@ func found(g access.Grant, d ledger.Detail) ledger.Event {
 }
 
 // ring opens the keys of a registry. Rows of keys that are not what was written are
-// told, like other damage.
+// told, like other damage; a customer who exchanged a key (keys.ErrWrapped) did none.
 func (s *Store) ring(ctx context.Context, registry string) (*keys.Ring, error) {
 	ring, err := s.rings.Ring(ctx, registry)
-	if errors.Is(err, keys.ErrDamaged) || errors.Is(err, keys.ErrWrapped) {
+	if errors.Is(err, keys.ErrDamaged) {
 		e := ledger.Event{Registry: registry, Who: identity.ThisServer().Who()}
 		s.ledger.Alarm(ctx, ledger.Damage(e, "key", "registry/"+registry), err, nil)
 	}
 	return ring, err
 }
 
-// unseal opens something with the keys of a registry. If it names a version that they
-// lack, another process may have made that since: they are read again, once.
+// unseal opens something with the keys of a registry. A version that the ring lacks is
+// damage only if there are keys to be had and they lack it, too: the ring itself looks
+// for what was made since, but cannot say that it could not look.
 func (s *Store) unseal(ctx context.Context, registry string, open func(*keys.Ring) error) error {
 	ring, err := s.ring(ctx, registry)
 	if err != nil {
@@ -96,11 +97,14 @@ func (s *Store) unseal(ctx context.Context, registry string, open func(*keys.Rin
 	if err = open(ring); !errors.Is(err, seal.ErrDamaged) || fault.Of(err) != fault.Unavailable {
 		return err
 	}
-	s.rings.Forget(registry)
-	if ring, err = s.ring(ctx, registry); err != nil {
-		return err
+	later, failed := s.ring(ctx, registry)
+	switch {
+	case failed != nil:
+		return failed
+	case later != ring:
+		return open(later)
 	}
-	return open(ring)
+	return err
 }
 
 // blobDamaged tells that a blob is not what was stored, and marks it: from then on it
