@@ -32,7 +32,10 @@ func (s *Store) Scrub(ctx context.Context, rate int64) (n Scrubbed, err error) {
 				_, err := openManifest(ring, m.Manifest)
 				return err
 			})
-			if n.Manifests++; damaged(err) {
+			if err == nil || damaged(err) {
+				n.Manifests++
+			}
+			if damaged(err) {
 				n.Damaged++
 				_ = s.manifestDamaged(ctx, onItsOwn(m.registry, m.repository), m.Manifest, err)
 			}
@@ -54,7 +57,9 @@ func (s *Store) Scrub(ctx context.Context, rate int64) (n Scrubbed, err error) {
 			if ctx.Err() != nil {
 				return last, ctx.Err()
 			}
-			n.Blobs++
+			if err == nil || damaged(err) {
+				n.Blobs++
+			}
 			if damaged(err) {
 				n.Damaged++
 			}
