@@ -38,7 +38,10 @@ func (s *Store) StatBlob(ctx context.Context, g access.Grant, repo ref.Repositor
 	if err == nil && !whole {
 		err = unknown(fault.BlobUnknown)
 	}
-	return Blob{Digest: d, Size: size}, o.forbids(noRead, err)
+	if err = o.forbids(noRead, err); err == nil {
+		_, err = s.ring(ctx, g.Registry()) // as for a manifest
+	}
+	return Blob{Digest: d, Size: size}, err
 }
 
 // Blob opens a blob for reading from any place on. What it yields is what was
@@ -54,7 +57,7 @@ func (s *Store) Blob(ctx context.Context, g access.Grant, repo ref.Repository, d
 	if err := b.refused(now()); err != nil {
 		return nil, err
 	}
-	if _, err := s.rings.Ring(ctx, g.Registry()); err != nil { // before the answer begins, and for who asks for no byte
+	if _, err := s.ring(ctx, g.Registry()); err != nil { // before the answer begins, and for who asks for no byte
 		return nil, err
 	}
 	r, err := s.read(ctx, found(g, ledger.Detail{Repository: repo}), b)
@@ -94,6 +97,9 @@ func (s *Store) Mount(ctx context.Context, g access.Grant, repo ref.Repository, 
 	i := slices.IndexFunc(sources, func(r ref.Repository) bool { return g.Can(access.ContentRead, g.RepositoryScope(r)) })
 	if i < 0 {
 		return Blob{}, false, nil
+	}
+	if _, err := s.ring(ctx, g.Registry()); err != nil {
+		return Blob{}, false, err
 	}
 	b := Blob{Digest: d}
 	err := s.db.Write(ctx, func(tx *db.Tx) error {
@@ -260,11 +266,12 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	}
 	var won, lost bool              // whether the parts have a name now; whether another request ended the session
 	var held, whole, damaged string // who owns the bytes that the registry has already, and what they are known to be
-	detail := ledger.Detail{Repository: repo, Digest: d, Size: b.Size}
+	detail := ledger.Detail{Repository: repo, Digest: d, Size: b.Size, More: map[string]string{}}
 	ctx = context.WithoutCancel(ctx) // everything has come: a client that leaves now has still pushed
 	name := func(tx *db.Tx) error {
 		at := now()
 		won, lost = false, false
+		clear(detail.More)
 		if t.uuid != "" {
 			if err := endSession(ctx, tx, g.Registry(), t, from); err != nil {
 				lost = errors.Is(err, db.ErrNoRows)
@@ -290,6 +297,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		case !won && from.row:
 			return disown(ctx, tx, owner, at)
 		case bytes == damaged:
+			detail.More["replaced"] = "damaged"
 			err = replaceBytes(ctx, tx, id, bytes, owner, b.Size, proof, at)
 		}
 		if err == nil && won && p.object != "" {
@@ -307,12 +315,20 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	// Who sends what is there already may do so because it cannot be read.
 	for err = put(); err == errUnread; err = put() {
 		there, err := findStored(ctx, s.db, g.Registry(), d)
+		if fault.Of(err) == fault.BlobUnknown || err == nil && there.bytes != held {
+			continue // it has gone, or somebody else has replaced it
+		}
+		if err == nil {
+			err = s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there, io.Discard)
+		}
 		switch {
-		case err != nil || there.bytes != held: // it has gone, or somebody else has replaced it
-		case s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there, io.Discard) == nil:
-			whole = held
-		default:
-			damaged, detail.More = held, map[string]string{"replaced": "damaged"}
+		case err == nil:
+			whole, damaged = held, ""
+		case fault.Of(err) == fault.Damaged:
+			whole, damaged = "", held
+		default: // it says nothing about the bytes
+			s.discard(ctx, p)
+			return Blob{}, err
 		}
 	}
 	if lost {
