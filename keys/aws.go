@@ -135,6 +135,9 @@ func (a *AWSKMS) Wrap(ctx context.Context, key Key, id KeyID, secret []byte) ([]
 	if err != nil {
 		return nil, "", a.verdict(key, err)
 	}
+	if len(out.CiphertextBlob) == 0 {
+		return nil, "", down("AWS KMS", errors.New("an answer without what was wrapped"))
+	}
 	return append([]byte{kind}, out.CiphertextBlob...), d.Version, nil
 }
 
@@ -161,7 +164,7 @@ func (a *AWSKMS) Unwrap(ctx context.Context, key Key, id KeyID, wrapped []byte) 
 	if err != nil {
 		return nil, a.verdict(key, err)
 	}
-	return unbind(id, out.Plaintext)
+	return unbind("AWS KMS", id, out.Plaintext)
 }
 
 // awsVerdicts are AWS's exceptions (API reference of KMS, "Errors" of each action and

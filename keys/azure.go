@@ -182,7 +182,7 @@ func (v *AzureKeyVault) Unwrap(ctx context.Context, key Key, id KeyID, wrapped [
 	if err != nil {
 		return nil, v.verdict(key, true, err)
 	}
-	return unbind(id, a.Result)
+	return unbind("Azure Key Vault", id, a.Result)
 }
 
 // verdict tells the failures apart by status and code: Key Vault's REST reference,

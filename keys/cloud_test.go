@@ -76,6 +76,10 @@ func newCloud(t *testing.T, speak func(*cloud, http.ResponseWriter, *http.Reques
 			if conn, _, err := http.NewResponseController(w).Hijack(); err == nil {
 				conn.Close()
 			}
+		case "empty": // as a connection that ends early, or a proxy, may have it
+		case "nothing":
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, "{}")
 		case "page":
 			w.Header().Set("Content-Type", "text/html")
 			fmt.Fprint(w, strings.Repeat("<p>a proxy's page", 1<<17))
@@ -176,7 +180,7 @@ func (c *cloud) world(p keys.Provider, kind string) *keystest.World {
 		Enable:  func(name string) { c.each(name, func(k *cloudKey) { k.disabled = false }) },
 		Delete:  func(name string) { c.each(name, func(k *cloudKey) { k.deleted = true }) },
 	}
-	for _, mode := range []string{"throttled", "failing", "slow", "broken", "page"} {
+	for _, mode := range []string{"throttled", "failing", "slow", "broken", "empty", "nothing", "page"} {
 		w.Outages[mode] = func() { c.Mode(mode) }
 	}
 	return w

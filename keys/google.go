@@ -71,6 +71,9 @@ func (g *GoogleKMS) Describe(ctx context.Context, key Key) (Description, error) 
 		if err := g.call(ctx, key, http.MethodGet, "", nil, &k); err != nil {
 			return Description{}, err
 		}
+		if k.Purpose == "" {
+			return Description{}, down("Google KMS", errors.New("an answer without a key"))
+		}
 		if k.Purpose != "ENCRYPT_DECRYPT" {
 			return Description{Algorithm: k.Purpose, State: Enabled}, nil
 		}
@@ -78,6 +81,9 @@ func (g *GoogleKMS) Describe(ctx context.Context, key Key) (Description, error) 
 			return Description{Algorithm: AES, Bits: 256, State: Disabled}, nil
 		}
 		v = *k.Primary
+	}
+	if v.Name == "" || v.State == "" {
+		return Description{}, down("Google KMS", errors.New("an answer without a version"))
 	}
 	d := Description{Algorithm: v.Algorithm, State: Gone, Version: v.Name[strings.LastIndexByte(v.Name, '/')+1:], Created: v.Created}
 	if v.Algorithm == "GOOGLE_SYMMETRIC_ENCRYPTION" {
@@ -122,7 +128,7 @@ func (g *GoogleKMS) Unwrap(ctx context.Context, key Key, id KeyID, wrapped []byt
 	if err := g.call(ctx, key, http.MethodPost, ":decrypt", map[string][]byte{"ciphertext": wrapped, "additionalAuthenticatedData": []byte(id)}, &a); err != nil {
 		return nil, err
 	}
-	return unbind(id, a.Plaintext)
+	return unbind("Google KMS", id, a.Plaintext)
 }
 
 func (g *GoogleKMS) call(ctx context.Context, key Key, method, verb string, in, out any) error {

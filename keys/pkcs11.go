@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,6 +42,9 @@ func (p *PKCS11) Wrap(ctx context.Context, key Key, id KeyID, secret []byte) ([]
 	}
 	defer clear(b)
 	a, err := p.call(ctx, device.Wrap, key, b)
+	if err == nil && len(a.Data) == 0 {
+		err = down("PKCS#11", errors.New("an answer without what was wrapped"))
+	}
 	return a.Data, a.Version, err
 }
 
@@ -50,7 +54,7 @@ func (p *PKCS11) Unwrap(ctx context.Context, key Key, id KeyID, wrapped []byte) 
 	if err != nil {
 		return nil, err
 	}
-	return unbind(id, a.Data)
+	return unbind("PKCS#11", id, a.Data)
 }
 
 func (p *PKCS11) call(ctx context.Context, what string, key Key, data []byte) (device.Answer, error) {

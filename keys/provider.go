@@ -159,8 +159,12 @@ func bind(id KeyID, secret []byte) ([]byte, error) {
 	return append(b, make([]byte, (8-len(b)%8)%8)...), nil
 }
 
-// unbind is the secret that was bound to id; b is used up.
-func unbind(id KeyID, b []byte) ([]byte, error) {
+// unbind is the secret that was bound to id; b is used up. what gave b: an answer with
+// nothing in it, such as a proxy's, says nothing about what was wrapped.
+func unbind(what string, id KeyID, b []byte) ([]byte, error) {
+	if len(b) == 0 {
+		return nil, down(what, errors.New("an answer without what was unwrapped"))
+	}
 	defer clear(b)
 	sum := sha256.Sum256([]byte(id))
 	if len(b) < bindSize || b[0] != 'B' || b[1] != 'K' || b[2] != 1 || subtle.ConstantTimeCompare(b[bindHead:bindSize], sum[:]) != 1 {

@@ -55,7 +55,7 @@ func TestTransitIsAProvider(t *testing.T) {
 					server.Create("k-"+kind, kind)
 					w.Weak = append(w.Weak, "k-"+kind)
 				}
-				for _, mode := range []string{"sealed", "throttled", "slow", "broken", "page"} {
+				for _, mode := range []string{"sealed", "throttled", "slow", "broken", "empty", "nothing", "page"} {
 					w.Outages[mode] = func() { server.Mode(mode) }
 				}
 				return w

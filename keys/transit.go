@@ -178,7 +178,7 @@ func (t *Transit) Unwrap(ctx context.Context, key Key, id KeyID, wrapped []byte)
 	if err := t.call(ctx, key, http.MethodPost, "decrypt", map[string]any{"ciphertext": string(wrapped)}, &a); err != nil {
 		return nil, err
 	}
-	return unbind(id, a.Data.Plaintext)
+	return unbind("Transit", id, a.Data.Plaintext)
 }
 
 // call asks for something of a key, and logs in once more if the token is refused:

@@ -927,7 +927,9 @@ func TestAnAgentThatFloodsIsReadSlowlyOrCut(t *testing.T) {
 	ended(c)
 	// More streams than anybody may have, that say nothing.
 	c = tunnel()
-	go func() {
+	opening := make(chan struct{})
+	go func(c *tls.Conn) {
+		defer close(opening)
 		for i := range uint32(20 * streamMax) {
 			if i%100 == 0 {
 				time.Sleep(20 * time.Millisecond) // more at once than are accepted are reset
@@ -936,8 +938,9 @@ func TestAnAgentThatFloodsIsReadSlowlyOrCut(t *testing.T) {
 				return
 			}
 		}
-	}()
+	}(c)
 	ended(c)
+	<-opening
 	// Pings without end are answered at the pace of a dozen a second.
 	goroutines := runtime.NumGoroutine()
 	c = tunnel()

@@ -98,6 +98,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.Close()
 		}
 		return
+	case "empty":
+		return
+	case "nothing":
+		answer(w, 200, map[string]any{})
+		return
 	case "page":
 		w.WriteHeader(200)
 		_, _ = io.WriteString(w, "<html>"+strings.Repeat("a proxy's page ", 1<<17))
