@@ -83,6 +83,9 @@ func (t *Transit) Describe(ctx context.Context, key Key) (Description, error) {
 	if err := t.call(ctx, key, http.MethodGet, "keys", nil, &a); err != nil {
 		return Description{}, err
 	}
+	if a.Data.Type == "" {
+		return Description{}, down("Transit", errors.New("an answer without a key"))
+	}
 	d := Description{State: Enabled, Version: key.Version}
 	if d.Version == "" {
 		d.Version = strconv.Itoa(a.Data.Latest)
