@@ -38,13 +38,14 @@ func TestMain(m *testing.M) {
 // with a home of its own. What they can say beside testscript's own commands is
 // the table storyCommands.
 func TestStories(t *testing.T) {
-	tellStories(t, "[^p]*", func() string { return "" })
+	tellStories(t, "[^p]*", os.Getenv("GODEBUG"), func() string { return "" })
 }
 
 // The stories about the server itself and about who may do what are told again on
-// PostgreSQL, and those that only PostgreSQL can tell.
+// PostgreSQL, with servers and clients in FIPS 140-3 mode, and those that only
+// PostgreSQL can tell.
 func TestStoriesOnPostgreSQL(t *testing.T) {
-	tellStories(t, "[psIP]*-*", func() string { return dbtest.PostgresURL(t) })
+	tellStories(t, "[psIP]*-*", "fips140=on", func() string { return dbtest.PostgresURL(t) })
 }
 
 // A storyKey names what a story keeps in its environment.
@@ -67,7 +68,7 @@ type server struct {
 	damaged bool // the story has damaged what is stored
 }
 
-func tellStories(t *testing.T, names string, database func() string) {
+func tellStories(t *testing.T, names, godebug string, database func() string) {
 	files, err := filepath.Glob("testdata/script/" + names + ".txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no stories match ", names)
@@ -99,6 +100,7 @@ func tellStories(t *testing.T, names string, database func() string) {
 				"OTHER":                   "localhost:" + freePort(t),   // for a second server
 				"SUFFIX":                  ".azurecr.localhost:" + port, // what stands behind the name of a registry of the story
 				"DATABASE":                database(),
+				"GODEBUG":                 godebug,
 			} {
 				env.Setenv(name, value)
 			}
@@ -196,11 +198,9 @@ func serve(ts *testscript.TestScript, neg bool, flags []string) {
 	ts.Check(err)
 	cmd := exec.Command(binary, append(args, flags...)...)
 	cmd.Args[0] = "breakwater" // which the test binary takes as its name
-	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"))
-	for _, name := range []string{"GODEBUG", "HTTPS_PROXY"} {
-		if value := ts.Getenv(name); value != "" {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
+	cmd.Env = append(os.Environ(), "HOME="+ts.Getenv("HOME"), "GODEBUG="+ts.Getenv("GODEBUG"))
+	if proxy := ts.Getenv("HTTPS_PROXY"); proxy != "" {
+		cmd.Env = append(cmd.Env, "HTTPS_PROXY="+proxy)
 	}
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Stderr, cmd.Stdout = log, log
