@@ -86,6 +86,11 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	}
 	c.sources(log)
 	h.border = new(network.Border)
+	for _, direction := range []string{network.Inbound, network.Outbound} {
+		metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "breakwater_flows_refused_total", Help: "Connections that a security rule refused or cut.", ConstLabels: prometheus.Labels{"direction": direction},
+		}, func() float64 { return float64(h.border.Refused(direction)) }))
+	}
 	h.egress = network.NewEgress(network.EgressOptions{
 		Sources: c.Egress.Sources, Hardened: c.Profile == hardened, Refused: h.refusedOut(log), Rules: h.border.Rules, Ended: h.border.Ended,
 	})

@@ -48,6 +48,7 @@ type flows struct {
 	singles []Ended
 	sums    map[flowKind]*flowSum
 	kinds   map[bool]int // how many sums are of refusals, and how many are not: neither take the others' place
+	refused map[string]int64
 }
 
 // A flowKind is what flows have in common that are counted together.
@@ -85,11 +86,24 @@ func (b *Border) Ended(e Ended) {
 	f := &b.flows
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if e.Refused {
+		if f.refused == nil {
+			f.refused = map[string]int64{}
+		}
+		f.refused[e.Direction]++
+	}
 	if !e.Refused && len(f.singles) < flowSingles {
 		f.singles = append(f.singles, e)
 		return
 	}
 	f.add(flowSum{first: e, count: 1, in: e.In, out: e.Out})
+}
+
+// Refused is how many connections of one direction were refused by a rule, or cut.
+func (b *Border) Refused(direction string) int64 {
+	b.flows.mu.Lock()
+	defer b.flows.mu.Unlock()
+	return b.flows.refused[direction]
 }
 
 // add counts some more with those that are like them.
