@@ -16,6 +16,7 @@ import (
 
 	"breakwater/access"
 	"breakwater/acr"
+	"breakwater/approval"
 	"breakwater/arm"
 	"breakwater/authority"
 	"breakwater/content"
@@ -51,6 +52,7 @@ type house struct {
 	directory  *directory.Store
 	registries *registry.Store
 	settings   *setting.Store
+	approvals  *approval.Store
 	content    *content.Store
 	gate       *gate.Gate
 	server     string // https://host[:port]
@@ -129,8 +131,9 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.access = &access.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
 	h.directory = &directory.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
 	h.settings = &setting.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger}
+	h.approvals = &approval.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Access: h.access}
 	h.registries = registry.New(registry.Options{
-		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access,
+		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access, Approvals: h.approvals,
 		Default: registryName, Host: host, Domain: h.domain, Shown: shown.believed,
 	})
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
@@ -229,6 +232,7 @@ func (h *house) surfaces() []api {
 			arm.Settings(h.settings, h.identity, h.registries),
 			arm.Borders(h.settings, h.border, h.egress),
 			arm.Keys(h.settings, h.rings),
+			arm.Approvals(h.approvals),
 		)},
 	}
 }

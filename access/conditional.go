@@ -172,15 +172,21 @@ func (s *Store) undoable(ctx context.Context, tx *db.Tx, c *change) error {
 	return fault.New(fault.Conflict, "nobody could take this back: exclude somebody who is Owner of everything, without condition or end, from the rules and denials that are for everybody")
 }
 
-// lives reports whether somebody can come in as that principal: a random id that no
-// enabled account has is nobody's, and never will be. Whom an issuer vouches for
-// has a derived id, of which nothing more is known here.
+// lives reports whether somebody can come in as that principal.
 func (s *Store) lives(ctx context.Context, tx *db.Tx, principal string) (bool, error) {
+	_, ok, err := s.Account(ctx, tx, principal)
+	return ok, err
+}
+
+// Account is where the account of a principal is, and whether somebody can come in as
+// that: a random id that no enabled account has is nobody's, and never will be. Whom an
+// issuer vouches for has a derived id, of which nothing more is known here, and "".
+func (s *Store) Account(ctx context.Context, tx *db.Tx, principal string) (at ref.ID, lives bool, err error) {
 	if !ref.IsGUID(principal) || principal[14] != '4' {
-		return true, nil
+		return "", true, nil
 	}
 	of, err := s.account(ctx, tx, principal)
-	return of.enabled, err
+	return of.id, of.enabled, err
 }
 
 // owns reports whether a is everything, for everything and for ever.

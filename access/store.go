@@ -32,8 +32,9 @@ type Store struct {
 }
 
 // An account is a principal of this server's directory, as far as it matters who
-// is assigned to: what role assignments call it, and whether it can come in.
+// is assigned to: where it is, what role assignments call it, and whether it can come in.
 type account struct {
+	id      ref.ID
 	typ     string
 	enabled bool
 }
@@ -49,7 +50,7 @@ func (s *Store) account(ctx context.Context, tx *db.Tx, principal string) (accou
 			continue
 		}
 		p, err := parse[identity.UserProperties](docs[0]) // service principals have a status as well
-		return account{row.called, row.typ == identity.ManagedIdentityType || p.Status == identity.EnabledStatus}, err
+		return account{docs[0].ID, row.called, row.typ == identity.ManagedIdentityType || p.Status == identity.EnabledStatus}, err
 	}
 	return account{}, nil
 }

@@ -51,6 +51,7 @@ type Kind struct {
 	Put    func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error)
 	Remove func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) // what it was, if the answer shall show it
 	Stays  func(id ref.ID) error                                                                           // why it cannot be deleted, whoever asks; nil for none
+	Ready  func(ctx context.Context, g access.Grant, id ref.ID) error                                      // why it cannot be deleted yet; nil for none
 
 	Actions []Action
 	Asks    []Action // of its provider, in a subscription: POST /subscriptions/S/providers/NAMESPACE/name; without one if the kind is above all

@@ -112,6 +112,23 @@ func (a *API) empties(last func(context.Context, access.Grant, ref.ID, string) (
 				items = append(items, item{k, doc.ID})
 			}
 		}
+		var waits []string
+		for _, i := range items {
+			if i.of.Ready == nil {
+				continue
+			}
+			switch err := i.of.Ready(ctx, g, i.id); fault.Of(err) {
+			case fault.ApprovalRequired: // each is asked for, so that they can be answered together
+				waits = append(waits, i.id.Name()+": "+fault.From(err).Message)
+			default:
+				if err != nil && fault.Of(err) != fault.NotFound {
+					return none, err
+				}
+			}
+		}
+		if len(waits) > 0 {
+			return none, fault.New(fault.ApprovalRequired, "%s", strings.Join(waits, "\n"))
+		}
 		for _, i := range items {
 			if _, err := i.of.Remove(ctx, g, i.id, resource.Any); err != nil && fault.Of(err) != fault.NotFound {
 				return none, err

@@ -27,7 +27,7 @@ func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, bor
 func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, size Usage) Kind {
 	return row[*registry.Registry, registryView]{
 		Kind: Kind{
-			Type: registry.Type, Seen: true, Stays: regs.Stays, Beside: []string{"sku", "identity"},
+			Type: registry.Type, Seen: true, Stays: regs.Stays, Ready: regs.Ready, Beside: []string{"sku", "identity"},
 			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
 			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, size), rotateDataKey(regs)),
 			Asks:    []Action{checkName(regs)},

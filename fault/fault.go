@@ -41,6 +41,7 @@ const (
 	ScopeLocked
 	KeyRefused
 	Damaged
+	ApprovalRequired
 
 	NameInvalid
 	NameUnknown
@@ -95,6 +96,7 @@ var rows = [...]Row{
 	ScopeLocked:          {"ScopeLocked", http.StatusConflict, "DENIED", "ScopeLocked"},
 	KeyRefused:           {"KeyRefused", http.StatusForbidden, "DENIED", "KeyNotUsable"},
 	ParentNotFound:       {"ParentNotFound", http.StatusNotFound, "UNSUPPORTED", "ParentResourceNotFound"},
+	ApprovalRequired:     {"ApprovalRequired", http.StatusConflict, "DENIED", "ApprovalRequired"},
 	Damaged:              {"Damaged", http.StatusInternalServerError, "UNSUPPORTED", "DataDamaged"},
 
 	NameInvalid:         {"NameInvalid", http.StatusBadRequest, "NAME_INVALID", "InvalidResourceName"},

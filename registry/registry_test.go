@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/db/dbtest"
 	"breakwater/directory"
@@ -50,6 +51,7 @@ type house struct {
 	identity   *identity.Store
 	access     *access.Store
 	users      *directory.Store
+	approvals  *approval.Store
 	registries *registry.Store
 	server     access.Grant
 }
@@ -76,8 +78,9 @@ func build(t testing.TB, d *db.DB) *house {
 	}
 	h.access = &access.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
 	h.users = &directory.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
+	h.approvals = &approval.Store{DB: d, Documents: h.docs, Ledger: l, Access: h.access}
 	h.registries = registry.New(registry.Options{DB: d, Documents: h.docs, Ledger: l, Rings: h.rings, Identity: h.identity, Access: h.access,
-		Default: "breakwater", Host: "localhost:8443", Domain: "example.com:8443"})
+		Approvals: h.approvals, Default: "breakwater", Host: "localhost:8443", Domain: "example.com:8443"})
 	h.ok(d.Write(t.Context(), func(tx *db.Tx) error {
 		for _, id := range []ref.ID{group, ref.ID(strings.Replace(string(group), "trade", "other", 1))} {
 			if _, err := h.docs.Put(t.Context(), tx, resource.Resource{ID: id, Type: "Microsoft.Resources/resourceGroups", Location: "local"}, resource.Absent); err != nil {

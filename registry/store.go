@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/identity"
@@ -32,6 +33,7 @@ type Options struct {
 	Rings     *keys.Rings
 	Identity  *identity.Store
 	Access    *access.Store
+	Approvals *approval.Store
 
 	Default string // name of the registry that answers where no host name says another
 	Host    string // host[:port] under which the default registry is known to its clients
@@ -446,6 +448,14 @@ func (s *Store) updateOnce(ctx context.Context, g access.Grant, a access.Action,
 		if was.Encryption.identifier() != from || r.Encryption.identifier() != to {
 			return errMoved
 		}
+		if how := was.lessened(r.Properties); how != "" {
+			if err := holds(doc, ifMatch); err != nil {
+				return err
+			}
+			if err := s.o.Approvals.Use(ctx, tx, g, approval.Act{Action: a, Scope: id.Scope(), On: doc.ID, UID: doc.System.UID, Exact: how}); err != nil {
+				return err
+			}
+		}
 		if move != nil {
 			r.Encryption = r.Encryption.after(move, time.Now())
 		}
@@ -468,7 +478,7 @@ func (s *Store) updateOnce(ctx context.Context, g access.Grant, a access.Action,
 		e.Detail.More = map[string]string{"before": before, "after": string(doc.Properties)}
 		return s.o.Ledger.Append(ctx, tx, append(moveEvents(g, r, move), e)...)
 	})
-	if err != nil {
+	if err := s.o.Approvals.Ask(ctx, g, err); err != nil {
 		return nil, err
 	}
 	if r, err = s.read(ctx, doc); err != nil {
@@ -480,17 +490,21 @@ func (s *Store) updateOnce(ctx context.Context, g access.Grant, a access.Action,
 // Delete removes a registry and all below it, and destroys its keys in the same
 // transaction: from then on nobody can read what it held, and what is left of it is
 // swept later. A registry that is made again under the name is another one. The
-// event lies in the server's ledger, because that of the registry goes with it.
+// event lies in the server's ledger, because that of the registry goes with it. Under
+// dual control somebody else must have approved it.
 func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
 	if err := g.Allows(access.RegistryDelete, id.Scope()); err != nil {
 		return err
 	}
-	return s.o.DB.Write(ctx, func(tx *db.Tx) error {
+	err := s.o.DB.Write(ctx, func(tx *db.Tx) error {
 		doc, err := s.getTx(ctx, tx, id)
 		if err != nil {
 			return err
 		}
-		if err := s.Stays(doc.ID); err != nil {
+		if err := cmp.Or(s.Stays(doc.ID), holds(doc, ifMatch), s.o.Documents.DeletableTx(ctx, tx, doc.ID)); err != nil {
+			return err
+		}
+		if err := s.o.Approvals.Use(ctx, tx, g, deletion(doc)); err != nil {
 			return err
 		}
 		if err := s.o.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
@@ -504,6 +518,38 @@ func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 		e.Detail.More = map[string]string{"before": string(doc.Properties), "uid": doc.System.UID}
 		return s.o.Ledger.Append(ctx, tx, e)
 	})
+	return s.o.Approvals.Ask(ctx, g, err)
+}
+
+// deletion is the act that takes a registry away.
+func deletion(doc resource.Resource) approval.Act {
+	return approval.Act{Action: access.RegistryDelete, Scope: doc.ID.Scope(), On: doc.ID, UID: doc.System.UID}
+}
+
+// holds refuses an expectation that the document does not meet, before somebody is
+// asked to approve what would not be done.
+func holds(doc resource.Resource, ifMatch string) error {
+	switch ifMatch {
+	case resource.Any, resource.Exists, doc.Etag:
+		return nil
+	}
+	return fault.New(fault.Stale, "%s was changed by somebody else; read it again and repeat the change", doc.ID.Name())
+}
+
+// Ready is nil if nothing but time keeps the caller from deleting the registry:
+// under dual control, if somebody else has approved it.
+func (s *Store) Ready(ctx context.Context, g access.Grant, id ref.ID) error {
+	if err := g.Allows(access.RegistryDelete, id.Scope()); err != nil {
+		return err
+	}
+	doc, err := s.o.Documents.Get(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := s.Stays(doc.ID); err != nil {
+		return err
+	}
+	return s.o.Approvals.Ready(ctx, g, deletion(doc))
 }
 
 // Stays is why a registry cannot be deleted, whoever asks; nil for none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/ref"
 )
@@ -46,6 +47,11 @@ func (l *Lock) Check() error {
 // go with it.
 func (s *Store) Deletable(ctx context.Context, id ref.ID) error {
 	return unlocked(ctx, s.db, id, true)
+}
+
+// DeletableTx is Deletable inside a transaction.
+func (s *Store) DeletableTx(ctx context.Context, tx *db.Tx, id ref.ID) error {
+	return unlocked(ctx, tx, id, true)
 }
 
 // unlocked is nil if no lock forbids to change the document, or to delete it.

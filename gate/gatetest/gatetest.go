@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/directory"
 	"breakwater/gate"
@@ -36,6 +37,7 @@ type House struct {
 	Identity   *identity.Store
 	Access     *access.Store
 	Directory  *directory.Store
+	Approvals  *approval.Store
 	Registries *registry.Store
 	Rings      *keys.Rings
 	Objects    object.Store
@@ -74,9 +76,10 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	must(err)
 	h.Access = &access.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
 	h.Directory = &directory.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
+	h.Approvals = &approval.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Access: h.Access}
 	h.Registries = registry.New(registry.Options{
 		DB: d, Documents: h.Documents, Ledger: h.Ledger, Rings: h.Rings, Identity: h.Identity, Access: h.Access,
-		Default: "breakwater", Host: "localhost", Domain: "registries.test",
+		Approvals: h.Approvals, Default: "breakwater", Host: "localhost", Domain: "registries.test",
 	})
 
 	id := ref.Subscription("00000000-0000-0000-0000-000000000000") + "/resourceGroups/local"
