@@ -108,7 +108,7 @@ and records what happens.
 	in("server", serveCommand(), trustCommand(), linkCommand())
 	in("login", loginCommand(), logoutCommand(), whoamiCommand())
 	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand())
-	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), networkCommand())
+	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), approvalCommand(), networkCommand())
 	in("record", logsCommand())
 	in("about", surfaceCommand(), versionCommand())
 	root.AddCommand(hammerCommand())

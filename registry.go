@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -50,19 +51,22 @@ func registryUpdate() *cobra.Command {
 	action := f.String("default-action", "", "Allow or Deny: networks without a rule")
 	allow := f.StringArray("allow-ip", nil, "let an address or network in")
 	remove := f.StringArray("remove-ip", nil, "remove such a rule")
+	soft := f.String("soft-delete", "", "on or off: what is deleted can be restored for a while")
+	dual := f.String("dual-control", "", "on or off: somebody else has to approve what cannot be undone; with --soft-delete on")
+	approvers := f.StringArray("approver", nil, "principal id of a person, application or group that approves; all of them, in place of those before")
 	sparse := f.String("sparse-manifests", "", "on or off: an index may name manifests that are not here")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		properties := fields{}
+		properties, policies, control := fields{}, fields{}, fields{}
+		status := func(on bool) string { return map[bool]string{true: "enabled", false: "disabled"}[on] }
 		for _, s := range []struct {
 			flag, value string
 			set         func(on bool)
 		}{
 			{"admin-user", *admin, func(on bool) { properties["adminUserEnabled"] = on }},
 			{"anonymous-pull", *anonymous, func(on bool) { properties["anonymousPullEnabled"] = on }},
-			{"sparse-manifests", *sparse, func(on bool) {
-				status := map[bool]string{true: "enabled", false: "disabled"}[on]
-				properties["policies"] = fields{"sparseManifests": fields{"status": status}}
-			}},
+			{"sparse-manifests", *sparse, func(on bool) { policies["sparseManifests"] = fields{"status": status(on)} }},
+			{"soft-delete", *soft, func(on bool) { policies["softDeletePolicy"] = fields{"status": status(on)} }},
+			{"dual-control", *dual, func(on bool) { control["status"] = status(on) }},
 		} {
 			if !f.Changed(s.flag) {
 				continue
@@ -74,6 +78,14 @@ func registryUpdate() *cobra.Command {
 		}
 		if f.Changed("public-network-access") {
 			properties["publicNetworkAccess"] = *public
+		}
+		if f.Changed("approver") {
+			control["approvers"] = *approvers
+		}
+		for name, set := range map[string]fields{"policies": policies, "dualControl": control} {
+			if len(set) > 0 {
+				properties[name] = set
+			}
 		}
 		rules := f.Changed("allow-ip") || f.Changed("remove-ip")
 		if len(properties) == 0 && !rules && *action == "" {
@@ -243,7 +255,11 @@ func printRegistry(c *cobra.Command, o *output, whole json.RawMessage) error {
 				DefaultAction string
 				IPRules       []ipRule
 			}
-			Policies   struct{ SparseManifests struct{ Status string } }
+			Policies    struct{ SparseManifests, SoftDeletePolicy struct{ Status string } }
+			DualControl struct {
+				Status    string
+				Approvers []string
+			}
 			Encryption struct {
 				KeyVaultProperties struct{ VersionedKeyIdentifier string }
 				DataKeys           struct{ Version uint32 }
@@ -265,6 +281,9 @@ func printRegistry(c *cobra.Command, o *output, whole json.RawMessage) error {
 		{"networks without a rule", p.NetworkRuleSet.DefaultAction},
 		{"networks with a rule", strconv.Itoa(len(p.NetworkRuleSet.IPRules))},
 		{"sparse manifests", p.Policies.SparseManifests.Status},
+		{"soft delete", p.Policies.SoftDeletePolicy.Status},
+		{"dual control", p.DualControl.Status},
+		{"approvers", strings.Join(p.DualControl.Approvers, " ")},
 		{"customer's key", p.Encryption.KeyVaultProperties.VersionedKeyIdentifier},
 		{"data key", strconv.Itoa(int(p.Encryption.DataKeys.Version))},
 		{"remark", p.Status.Message},

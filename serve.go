@@ -213,6 +213,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, "keys", c.Keys.Every, h.registries.TendKeys)
 		return nil
 	})
+	work.Go(func() error {
+		h.ledger.Lead(run, "approvals", time.Minute, h.approvals.Tend)
+		return nil
+	})
 	if c.Scrub.BytesPerSecond > 0 {
 		work.Go(func() error {
 			h.ledger.Lead(run, "scrub", 24*time.Hour, h.scrub(c, log))

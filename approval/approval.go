@@ -44,7 +44,7 @@ const (
 	Holds   = 8 * time.Hour      // an approval, to be used
 	Settles = 7 * 24 * time.Hour // an account, until it is no longer the hand of who made or changed it
 
-	MaxWaiting = 32  // requests of a registry without an answer
+	maxWaiting = 32  // requests of a registry without an answer
 	maxMine    = 8   // … of one principal
 	maxKept    = 200 // requests of a registry in all: those that are over make room
 	maxNamed   = 50  // approvers
@@ -94,16 +94,17 @@ func (s Settings) Settled() (Settings, error) {
 	return s, nil
 }
 
-// Lessened says in which way next lets through what s does not; "" if it does not.
+// Lessened says in which way next lets through what s does not; "" if it does not. That
+// somebody is named where nobody was does: one person would choose who that is.
 func (s Settings) Lessened(next Settings) string {
-	added := slices.DeleteFunc(slices.Clone(next.Approvers), func(id string) bool { return slices.Contains(s.Approvers, id) })
+	added := func(id string) bool { return !slices.Contains(s.Approvers, id) }
 	switch {
 	case !s.Enabled():
 		return ""
 	case !next.Enabled():
 		return "dualControl: disabled"
-	case len(added) > 0:
-		return "dualControl.approvers: add " + strings.Join(added, " ")
+	case slices.ContainsFunc(next.Approvers, added):
+		return "dualControl.approvers: " + strings.Join(next.Approvers, " ")
 	case len(next.Approvers) == 0 && len(s.Approvers) > 0:
 		return "dualControl.approvers: nobody in particular"
 	}
@@ -115,7 +116,8 @@ func (s Settings) names(p identity.Principal) bool {
 	return slices.ContainsFunc(s.Approvers, func(id string) bool { return id == p.ID || slices.Contains(p.Groups, id) })
 }
 
-// An Act is what two have to want. Two acts are the same if everything is.
+// An Act is what two have to want. Two acts are the same if everything is, so that what
+// was approved for one registry or repository is nothing for the next of that name.
 type Act struct {
 	Action access.Action `json:"action"`          // the right that it takes
 	Scope  ref.Scope     `json:"scope"`           // … and where
@@ -204,9 +206,9 @@ func (p *Properties) At(now time.Time) State {
 	return p.State
 }
 
-// Opens reports whether the request lets somebody do an act at a time. It is all that
+// opens reports whether the request lets somebody do an act at a time. It is all that
 // the request itself has to say: whether its approver still may, its Store asks.
-func (p *Properties) Opens(a Act, by string, now time.Time) bool {
+func (p *Properties) opens(a Act, by string, now time.Time) bool {
 	return by != "" && p.Act == a && p.Requester.ID == by && p.Approver.ID != "" && p.Approver.ID != by && p.At(now) == Approved
 }
 
@@ -217,17 +219,17 @@ func (p *Properties) binds(now time.Time) bool {
 	return s == Pending || s == Approved || s == Rejected && now.Before(p.Until)
 }
 
-// A Hand is somebody, and everybody else who has lately had a hand in what proves it.
-type Hand struct {
+// A hand is somebody, and everybody else who has lately had a hand in what proves it.
+type hand struct {
 	Party
 	Others []string
 }
 
-// Another is why b cannot approve what a asks for; nil if it is somebody else, as far
+// another is why b cannot approve what a asks for; nil if it is somebody else, as far
 // as that can be known. An account that a made, or gave a credential, a short time ago
 // is a's, and the other way round. And two accounts of a third are both the third's,
 // unless b is one that the registry names: then two have wanted that already.
-func Another(a, b Hand, named bool) error {
+func another(a, b hand, named bool) error {
 	switch {
 	case !a.responsible() || !b.responsible():
 		return fault.New(fault.Denied, "a repository token or the admin user approves nothing: sign in as a person or an application")

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"breakwater/access"
 	"breakwater/db"
@@ -112,7 +113,7 @@ func (s *Store) approved(ctx context.Context, tx *db.Tx, g access.Grant, c contr
 	}
 	var why error
 	for _, r := range all {
-		if !r.Opens(a, me.ID, now()) {
+		if !r.opens(a, me.ID, now()) {
 			continue
 		}
 		if why, err = s.stands(ctx, tx, g, c, r); err != nil || why == nil {
@@ -138,8 +139,8 @@ func (s *Store) stands(ctx context.Context, tx *db.Tx, g access.Grant, c control
 		return nil, err
 	}
 	approver := access.NewGrant(c.Registry, p, held, access.Call{From: ledger.From{Address: r.Approver.Address, Listener: r.Approver.Listener}})
-	if _, why := may(approver, Approve, c, r.Act); why != nil {
-		return why, nil
+	if _, err := may(approver, Approve, c, r.Act); err != nil {
+		return fault.New(fault.Denied, "the approver may not any more"), nil
 	}
 	return s.another(ctx, tx, c, partyOf(g), r.Approver)
 }
@@ -169,12 +170,12 @@ func (s *Store) another(ctx context.Context, tx *db.Tx, c controlled, a, b Party
 	if err != nil {
 		return nil, err
 	}
-	return Another(ha, hb, c.DualControl.names(b.principal())), nil
+	return another(ha, hb, c.DualControl.names(b.principal())), nil
 }
 
 // hand finds who has lately made or changed what proves p, and who has made them.
-func (s *Store) hand(ctx context.Context, tx *db.Tx, p Party) (Hand, error) {
-	h := Hand{Party: p}
+func (s *Store) hand(ctx context.Context, tx *db.Tx, p Party) (hand, error) {
+	h := hand{Party: p}
 	for next := []ref.ID{p.Account}; len(next) > 0 && len(h.Others) < 64; next = next[1:] {
 		by, err := s.makers(ctx, tx, next[0])
 		if err != nil {
@@ -210,7 +211,7 @@ func (s *Store) makers(ctx context.Context, tx *db.Tx, account ref.ID) (ids []st
 	docs := []resource.Resource{doc}
 	under := []ref.ID{account}
 	var client struct{ AppID, ClientID string }
-	if err := json.Unmarshal(doc.Properties, &client); err != nil {
+	if err := json.Unmarshal(doc.Properties, &client); err != nil && len(doc.Properties) > 0 {
 		return nil, fmt.Errorf("read %s: %w", doc.ID, err)
 	}
 	if id := cmp.Or(client.AppID, client.ClientID); id != "" {
@@ -311,7 +312,7 @@ func (s *Store) room(ctx context.Context, tx *db.Tx, on ref.ID, by string, now t
 			waiting++
 		}
 	}
-	if mine >= maxMine || waiting >= MaxWaiting {
+	if mine >= maxMine || waiting >= maxWaiting {
 		return fault.New(fault.Conflict, "%d requests wait for an approval in this registry, %d of them yours, and there are no more: withdraw some, or have them answered", waiting, mine)
 	}
 	slices.SortFunc(over, func(a, b *Request) int { return a.Asked.Compare(b.Asked) })
@@ -326,14 +327,13 @@ func (s *Store) room(ctx context.Context, tx *db.Tx, on ref.ID, by string, now t
 // refusal is what the caller is told instead of what it wanted.
 func refusal(r *Request, why error) error {
 	id, until := r.ID.Name(), r.Until.Format(time.RFC3339)
-	f := fault.New(fault.ApprovalRequired, "this cannot be undone, so somebody else has to approve it: request %s waits until %s. Let somebody who may run: breakwater approval approve %s --in %s; then do the same again",
-		id, until, id, r.Act.On.Name())
+	answer := fmt.Sprintf("breakwater approval approve %s --in %s", id, r.Act.On.Name())
+	f := fault.New(fault.ApprovalRequired, "this cannot be undone, so somebody else has to approve it; request %s waits until %s. Whoever may approve runs: %s. Then do the same again", id, until, answer)
 	switch {
 	case r.State == Rejected:
 		f.Message = fmt.Sprintf("this cannot be undone, and %s rejected it (request %s); it can be asked for again after %s", r.Approver.Name, id, until)
 	case r.State == Approved && why != nil:
-		f.Message = fmt.Sprintf("the approval of %s does not count any more (%s). Let somebody else who may run: breakwater approval approve %s --in %s; then do the same again",
-			r.Approver.Name, fault.From(why).Message, id, r.Act.On.Name())
+		f.Message = fmt.Sprintf("the approval of %s does not count any more: %s. Whoever else may approve runs: %s. Then do the same again", r.Approver.Name, fault.From(why).Message, answer)
 	}
 	return f.With(map[string]string{"request": string(r.ID), "status": string(r.State)})
 }
@@ -345,8 +345,8 @@ func (s *Store) Answer(ctx context.Context, g access.Grant, id ref.ID, answer St
 	if right == "" {
 		return nil, fault.New(fault.BadRequest, "a request is approved or rejected")
 	}
-	if len(note) > maxNote {
-		return nil, fault.New(fault.BadRequest, "a note has at most %d bytes", maxNote)
+	if len(note) > maxNote || strings.ContainsFunc(note, unicode.IsControl) {
+		return nil, fault.New(fault.BadRequest, "a note has at most %d bytes, and no control characters", maxNote)
 	}
 	return s.change(ctx, g, right, id, strings.TrimSuffix(strings.TrimPrefix(string(right), Type+"/"), "/action"), func(tx *db.Tx, c controlled, r *Request) (map[string]string, error) {
 		brokeGlass, err := may(g, right, c, r.Act)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"breakwater/db"
 	"breakwater/db/dbtest"
 	"breakwater/fault"
+	"breakwater/identity"
 	"breakwater/ledger"
 	"breakwater/ref"
 	"breakwater/registry"
@@ -148,4 +150,402 @@ func TestTwoHaveToWantThatARegistryGoes(t *testing.T) {
 			t.Error("the approval of the one before opens the one after")
 		}
 	})
+}
+
+// Whoever holds only another credential of the same person, or an account that is as
+// good as that, is not somebody else.
+func TestNobodyApprovesWhatItAskedForInDisguise(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		id := d.asked(d.delete(d.alice))
+		password, err := d.registries.RegenerateCredential(d.ctx, d.alice, shopID, "password")
+		d.ok(err)
+		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.AdminUserEnabled = true }))
+		admin := d.grant(shop, identity.Credentials{Method: identity.Basic, Name: "Shop1", Secret: password.Value})
+		token := d.grant(shop, d.token(d.alice, "robot", "repositories/*/content/delete"))
+		asOwner := func(principal identity.Principal) access.Grant { // as if somebody let it
+			return access.NewGrant(d.at(shop).Ref(), principal, access.NewHeld(access.Assignment{Principal: principal.ID, Role: access.OwnerRole, Scope: ref.Everything}), access.Call{})
+		}
+		again := d.alice.Principal()
+		again.Kind, again.Client, again.Credential, again.Groups = identity.Federated, "another", "a refresh token", []string{ref.NewGUID()}
+		for what, g := range map[string]access.Grant{
+			"nobody": {}, "alice": d.alice, "alice with another credential": asOwner(again),
+			"the admin user": admin, "the admin user with every right": asOwner(admin.Principal()),
+			"a repository token": token, "a repository token with every right": asOwner(token.Principal()),
+			"the server": d.server, "a principal without an id": asOwner(identity.Principal{Kind: identity.User}),
+		} {
+			d.wants(what, d.approve(g, id), fault.Denied)
+		}
+		for what, g := range map[string]access.Grant{"the admin user": asOwner(admin.Principal()), "a repository token": asOwner(token.Principal())} {
+			d.wants(what+" asks", d.delete(g), fault.Denied)
+		}
+		// Accounts that one of the two made, or can prove since a short time ago.
+		root := d.person("root", access.OwnerRole, ref.Everything)
+		login := func(by access.Grant, name string) access.Grant {
+			t.Helper()
+			password, doc, err := d.users.CreateUser(d.ctx, by, name)
+			d.ok(err)
+			_, err = d.access.Assign(d.ctx, d.server, shopID.Scope(), "assignment-of-"+name, access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: doc.System.UID})
+			d.ok(err)
+			return d.grant(shop, identity.Credentials{Method: identity.Basic, Name: name, Secret: password.Value})
+		}
+		mine := d.asked(d.delete(root))
+		puppet := login(root, "puppet")
+		d.wants("an account that who asks made", d.approve(puppet, mine), fault.Denied)
+		d.wants("who made the account that asks", d.approve(root, d.asked(d.delete(puppet))), fault.Denied)
+		d.ok(d.set(d.server, "*", func(r *registry.Registry) { r.Encryption.DataKeys.RotationDays = 10 })) // nothing to do with it
+		second := login(root, "second")
+		d.wants("two accounts of a third", d.approve(second, d.asked(d.delete(puppet))), fault.Denied)
+		_, err = d.users.ResetUser(d.ctx, root, "bob")
+		d.ok(err)
+		d.wants("an account whose password who asks has reset", d.approve(d.bob, mine), fault.Denied)
+		d.age("bob", "puppet")
+		d.ok(d.approve(d.bob, mine)) // a week later
+		d.ok(d.approve(puppet, mine))
+	})
+}
+
+// age makes accounts older than the time for which they are somebody's hand.
+func (d dual) age(users ...string) {
+	d.t.Helper()
+	for _, user := range users {
+		docs, err := d.docs.List(d.ctx, identity.UserID(user), "", "", 0)
+		d.ok(err)
+		doc, err := d.docs.Get(d.ctx, identity.UserID(user))
+		d.ok(err)
+		d.ok(d.db.Write(d.ctx, func(tx *db.Tx) error {
+			for _, doc := range append(docs, doc) {
+				doc.System.CreatedAt, doc.System.LastModifiedAt = doc.System.CreatedAt.Add(-approval.Settles), doc.System.LastModifiedAt.Add(-approval.Settles)
+				text, err := json.Marshal(doc)
+				if err != nil {
+					return err
+				}
+				if _, err := tx.Exec(d.ctx, `UPDATE resource SET doc = $1 WHERE id = $2`, string(text), doc.ID.Key()); err != nil {
+					return err
+				}
+			}
+			return d.docs.Lock(d.ctx, tx)
+		}))
+	}
+}
+
+func TestAnApprovalOpensNothingThatItShouldNot(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		carol := d.person("carol", access.OwnerRole, shopID.Scope())
+		approved := func() ref.ID {
+			t.Helper()
+			id := d.asked(d.delete(d.alice))
+			d.ok(d.approve(d.bob, id))
+			return id
+		}
+		refused := func(what string) {
+			t.Helper()
+			d.wants(what, d.delete(d.alice), fault.ApprovalRequired)
+		}
+		withdraw := func(id ref.ID) {
+			t.Helper()
+			_, err := d.approvals.TakeBack(d.ctx, d.alice, id)
+			d.ok(err)
+		}
+
+		first := d.asked(d.delete(d.alice))
+		d.bend(first, func(p *approval.Properties) { p.Until = time.Now() })
+		d.wants("an answer that comes too late", d.approve(d.bob, first), fault.Conflict)
+		if id := approved(); id == first || d.state(first) != approval.Expired {
+			t.Errorf("%s is %s", first, d.state(first))
+		}
+		second := d.approved()
+		d.bend(second, func(p *approval.Properties) { p.Until = time.Now() })
+		refused("an approval that has ended")
+		d.ok(d.approvals.Tend(d.ctx))
+
+		// Rejected: before and after it was approved. It cannot be asked for again at once.
+		third := approved()
+		_, err := d.approvals.Answer(d.ctx, carol, third, approval.Rejected, "not this one")
+		d.ok(err)
+		refused("what was approved and then rejected")
+		if again := d.asked(d.delete(d.alice)); again != third {
+			t.Errorf("who was rejected asked again: %s", again)
+		}
+		d.wants("an approval of what was rejected", d.approve(d.bob, third), fault.Conflict)
+		_, err = d.approvals.TakeBack(d.ctx, d.alice, third)
+		d.wants("to withdraw what was rejected", err, fault.Conflict)
+		d.bend(third, func(p *approval.Properties) { p.Until = time.Now() })
+
+		fourth := approved()
+		_, err = d.approvals.TakeBack(d.ctx, carol, fourth)
+		d.wants("somebody else withdraws", err, fault.Denied)
+		withdraw(fourth)
+		refused("what was withdrawn")
+
+		// Rights are looked up when the approval is used.
+		fifth := approved()
+		lose := func(name string) {
+			t.Helper()
+			_, err := d.access.Delete(d.ctx, d.server, shopID+"/providers/"+access.AssignmentType+"/assignment-of-"+ref.ID(name), resource.Any)
+			d.ok(err)
+		}
+		lose("bob")
+		refused("an approver who may not any more")
+		d.ok(d.approve(carol, fifth)) // another takes its place
+		_, err = d.users.PutUser(d.ctx, d.server, "carol", identity.UserProperties{Status: "disabled"}, resource.Any)
+		d.ok(err)
+		refused("an approver whose account is disabled")
+		_, err = d.users.PutUser(d.ctx, d.server, "carol", identity.UserProperties{Status: "enabled"}, resource.Any)
+		d.ok(err)
+		d.ok(d.set(d.server, "*", func(r *registry.Registry) { r.Tags = map[string]string{"a": "b"} })) // the etag changes: it is the same registry
+		lose("alice")
+		alice, err := d.access.LoadAssignments(d.ctx, d.at(shop).Ref(), d.alice.Principal())
+		d.ok(err)
+		d.wants("who asked and may not any more", d.delete(access.NewGrant(d.at(shop).Ref(), d.alice.Principal(), alice, access.Call{})), fault.Denied)
+		d.ok(d.users.DeleteUser(d.ctx, d.server, "carol", resource.Any))
+		refused("an approver who is gone")
+
+		expired := 0
+		for e, err := range d.ledger.Events(d.ctx, ledger.Query{Category: ledger.Security}) {
+			d.ok(err)
+			if e.Operation == approval.Type+"/expire" && e.Who.ID == "server" {
+				expired++
+			}
+		}
+		if expired != 2 {
+			t.Errorf("%d requests expired on record", expired)
+		}
+	})
+}
+
+// approved is the request that alice's deletion rests on now.
+func (d dual) approved() ref.ID {
+	d.t.Helper()
+	all, err := d.approvals.List(d.ctx, d.server, shopID, "", 0)
+	d.ok(err)
+	for _, r := range all {
+		if r.At(time.Now()) == approval.Approved {
+			return r.ID
+		}
+	}
+	d.t.Fatal("nothing is approved")
+	return ""
+}
+
+func TestDualControlIsLessenedByTwo(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		bob := d.bob.Principal().ID
+		six, eight := 6, 8
+		for what, row := range map[string]struct {
+			change func(*registry.Registry)
+			want   fault.Code
+		}{
+			"off":                  {func(r *registry.Registry) { r.DualControl.Status = "disabled" }, fault.ApprovalRequired},
+			"left out":             {func(r *registry.Registry) { r.DualControl = approval.Settings{} }, fault.ApprovalRequired},
+			"with soft delete off": {func(r *registry.Registry) { r.Policies.SoftDelete.Status = "disabled" }, fault.BadRequest},
+			"both off": {func(r *registry.Registry) {
+				r.Policies.SoftDelete.Status, r.DualControl.Status = "disabled", "disabled"
+			}, fault.ApprovalRequired},
+			"fewer days":       {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &six }, fault.ApprovalRequired},
+			"an approver more": {func(r *registry.Registry) { r.DualControl.Approvers = []string{bob} }, fault.ApprovalRequired},
+			"more days":        {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &eight }, 0},
+			"no guid":          {func(r *registry.Registry) { r.DualControl.Approvers = []string{"bob"} }, fault.BadRequest},
+			"another word":     {func(r *registry.Registry) { r.DualControl.Status = "maybe" }, fault.BadRequest},
+			"anything else":    {func(r *registry.Registry) { r.AnonymousPullEnabled = true }, 0},
+		} {
+			d.wants(what, d.set(d.alice, "*", row.change), row.want)
+		}
+		if r := d.at(shop); !r.DualControl.Enabled() || !r.Policies.SoftDelete.Enabled() || r.DualControl.Approvers != nil {
+			t.Fatalf("it was lessened: %+v", r.Properties.DualControl)
+		}
+		off := func(r *registry.Registry) { r.DualControl.Status = "disabled" }
+		d.ok(d.approve(d.bob, d.asked(d.set(d.alice, "*", off))))
+		d.wants("another change than was approved", d.set(d.alice, "*", func(r *registry.Registry) {
+			r.Policies.SoftDelete.Status, r.DualControl.Status = "disabled", "disabled"
+		}), fault.ApprovalRequired)
+		d.ok(d.set(d.alice, "*", off))
+		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Status = "enabled" }))
+		d.wants("a second time", d.set(d.alice, "*", off), fault.ApprovalRequired)
+	})
+}
+
+func TestNamedApproversAlone(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		carol := d.person("carol", access.OwnerRole, shopID.Scope())
+		root := d.person("root", access.OwnerRole, ref.Everything)
+		reader := d.person("reader", access.ReaderRole, shopID.Scope())
+		contributor := d.person("contributor", access.ContributorRole, shopID.Scope())
+		off := d.asked(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{carol.Principal().ID} }))
+		d.ok(d.approve(d.bob, off))
+		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{strings.ToUpper(carol.Principal().ID)} }))
+
+		id := d.asked(d.delete(d.alice))
+		d.wants("an owner who is not named", d.approve(d.bob, id), fault.Denied)
+		d.wants("a reader", d.approve(reader, id), fault.Denied)
+		d.wants("a contributor", d.approve(contributor, id), fault.Denied)
+		d.wants("a contributor may still ask", d.delete(contributor), fault.ApprovalRequired)
+		d.ok(d.approve(carol, id))
+		d.wants("nobody in particular", d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = nil }), fault.ApprovalRequired)
+
+		// Who approves everywhere breaks the glass, and that is on record.
+		d.ok(d.approve(root, id))
+		broke := 0
+		for e, err := range d.ledger.Events(d.ctx, ledger.Query{Category: ledger.Security}) {
+			d.ok(err)
+			if e.Detail.More["breakGlass"] != "" && e.Who.Name == "root" {
+				broke++
+			}
+		}
+		if broke != 1 {
+			t.Errorf("%d times on record", broke)
+		}
+		d.ok(d.delete(d.alice))
+	})
+}
+
+// What is approved is done once, whoever is faster, and at whichever node.
+func TestAnApprovalIsUsedOnce(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		nodes := []*approval.Store{d.approvals}
+		if on.Engine() == db.Postgres { // of another process
+			docs := resource.New(on)
+			nodes = append(nodes, &approval.Store{DB: on, Documents: docs, Ledger: d.ledger, Access: &access.Store{DB: on, Documents: docs, Ledger: d.ledger, Identity: d.identity}})
+		}
+		act := approval.Act{Action: access.ContentDelete, Scope: shopID.Scope() + "/repositories/team/api", On: shopID, UID: d.at(shop).UID, Exact: "erase 17"}
+		use := func(s *approval.Store, then error) error {
+			return s.Ask(d.ctx, d.alice, on.Write(d.ctx, func(tx *db.Tx) error {
+				if err := s.Use(d.ctx, tx, d.alice, act); err != nil {
+					return err
+				}
+				return then
+			}))
+		}
+		together := func(all ...func() error) (won int) {
+			errs := make([]error, len(all))
+			var wg sync.WaitGroup
+			for i, fn := range all {
+				wg.Go(func() { errs[i] = fn() })
+			}
+			wg.Wait()
+			for _, err := range errs {
+				if err == nil {
+					won++
+				} else if c := fault.Of(err); c != fault.ApprovalRequired && c != fault.Conflict {
+					t.Error(err)
+				}
+			}
+			return won
+		}
+
+		id := d.asked(use(d.approvals, nil))
+		d.ok(d.approve(d.bob, id))
+		d.wants("the act fails after all", use(d.approvals, fault.New(fault.Referenced, "it is in use")), fault.Referenced)
+		if s := d.state(id); s != approval.Approved {
+			t.Errorf("what was not done has used the approval: it is %s", s)
+		}
+		var all []func() error
+		for i := range 8 {
+			all = append(all, func() error { return use(nodes[i%len(nodes)], nil) })
+		}
+		if won := together(all...); won != 1 || d.state(id) != approval.Used {
+			t.Errorf("it was done %d times; the request is %s", won, d.state(id))
+		}
+		// Its use and its rejection exclude each other.
+		for range 10 {
+			id := d.asked(use(d.approvals, nil))
+			d.ok(d.approve(d.bob, id))
+			used, rejected := false, false
+			together(func() error {
+				err := use(nodes[len(nodes)-1], nil)
+				used = err == nil
+				return err
+			}, func() error {
+				_, err := d.approvals.Answer(d.ctx, d.bob, id, approval.Rejected, "")
+				rejected = err == nil
+				return err
+			})
+			if used == rejected || used != (d.state(id) == approval.Used) {
+				t.Fatalf("used %v, rejected %v: %s", used, rejected, d.state(id))
+			}
+			d.bend(id, func(p *approval.Properties) { p.Until = time.Now() }) // so that it can be asked for again
+		}
+		// A registry goes once.
+		gone := d.asked(d.delete(d.alice))
+		d.ok(d.approve(d.bob, gone))
+		won := 0
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if d.delete(d.alice) == nil {
+					mu.Lock()
+					won++
+					mu.Unlock()
+				}
+			})
+		}
+		if wg.Wait(); won != 1 {
+			t.Errorf("it was deleted %d times", won)
+		}
+	})
+}
+
+func TestRequestsAreBounded(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	ask := func(g access.Grant, days int) error {
+		return d.set(g, "*", func(r *registry.Registry) {
+			r.Policies.SoftDelete.RetentionDays = &days
+		})
+	}
+	for days := 1; days <= 6; days++ {
+		d.asked(ask(d.alice, days))
+	}
+	d.asked(d.delete(d.alice))
+	d.asked(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Status = "disabled" }))
+	d.wants("one request too many", d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{ref.NewGUID()} }), fault.Conflict)
+	d.asked(d.delete(d.alice)) // it is there already
+	d.asked(ask(d.bob, 1))     // and others have theirs
+	all, err := d.approvals.List(d.ctx, d.alice, shopID, "", 0)
+	if err != nil || len(all) != 9 {
+		t.Errorf("%d requests, %v", len(all), err)
+	}
+}
+
+// A lock, and an etag that does not hold, refuse before somebody is asked to approve
+// what would not be done.
+func TestNothingIsAskedForThatCannotBeDone(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	lock := resource.Resource{ID: shopID + "/providers/" + resource.LockType + "/keep", Type: resource.LockType, Properties: []byte(`{"level":"CanNotDelete"}`)}
+	d.ok(d.db.Write(d.ctx, func(tx *db.Tx) error { _, err := d.docs.Put(d.ctx, tx, lock, resource.Any); return err }))
+	d.wants("under a lock", d.delete(d.alice), fault.ScopeLocked)
+	d.wants("with an old etag", d.registries.Delete(d.ctx, d.alice, shopID, "old"), fault.Stale)
+	d.wants("without the right", d.delete(d.person("reader", access.ReaderRole, shopID.Scope())), fault.Denied)
+	d.wants("with an old etag", func() error {
+		_, err := d.registries.Update(d.ctx, d.alice, shopID, "old", func(r *registry.Registry) error { r.DualControl.Status = "disabled"; return nil })
+		return err
+	}(), fault.Stale)
+	if all, err := d.approvals.List(d.ctx, d.server, "", "", 0); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// Under another key of a customer's, the content is as lasting as that key.
+func TestTwoChooseWhoseKeyItIs(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	customer(t, d.house)
+	root := d.person("root", access.OwnerRole, ref.Everything)
+	key := func(identifier string) error {
+		_, err := d.encrypt(root, enabled(identifier))
+		return err
+	}
+	id := d.asked(key("https://hsm/keys/root"))
+	d.wants("another key", key("https://hsm/keys/other"), fault.ApprovalRequired)
+	d.ok(d.approve(d.bob, id))
+	d.ok(key("https://hsm/keys/root"))
+	d.ok(d.registries.TendKeys(d.ctx))
+	d.ok(key("https://hsm/keys/root/1")) // a version of the same
+	_, err := d.registries.RotateDataKey(d.ctx, d.alice, shopID)
+	d.ok(err)
+	_, err = d.encrypt(root, registry.Encryption{}) // up to the platform
+	d.ok(err)
 }

@@ -58,6 +58,15 @@ func (e Encryption) identifier() string {
 	return e.Key.Identifier
 }
 
+// name is the customer's key, whichever of its versions; "" if there is none.
+func (e Encryption) name() string {
+	if e.Key == nil {
+		return ""
+	}
+	i, _ := keys.ParseIdentifier(e.Key.Identifier) // as settled took it
+	return i.At("").String()
+}
+
 // settled is e in the place of was: what callers cannot say is as it was.
 func (e Encryption) settled(was Encryption) (Encryption, error) {
 	if d := e.DataKeys.RotationDays; d < 0 || d > maxRotationDays {

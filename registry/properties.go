@@ -252,7 +252,7 @@ func (p Properties) lessened(next Properties) string {
 	case days(is.RetentionDays) < days(was.RetentionDays):
 		how = append(how, fmt.Sprintf("softDeletePolicy: %d days", days(is.RetentionDays)))
 	}
-	if k := next.Encryption.identifier(); k != "" && k != p.Encryption.identifier() {
+	if k := next.Encryption.name(); k != "" && k != p.Encryption.name() {
 		how = append(how, "encryption: "+k)
 	}
 	return strings.Join(how, "; ")
