@@ -12,6 +12,7 @@ import (
 	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/db/dbtest"
+	"breakwater/directory"
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/ledger"
@@ -199,6 +200,23 @@ func TestNobodyApprovesWhatItAskedForInDisguise(t *testing.T) {
 		_, err = d.users.ResetUser(d.ctx, root, "bob")
 		d.ok(err)
 		d.wants("an account whose password who asks has reset", d.approve(d.bob, mine), fault.Denied)
+		m, err := d.users.PutManagedIdentity(d.ctx, d.server, group.Extension(identity.ManagedIdentityType, "pod"), "local", nil, resource.Absent)
+		d.ok(err)
+		pod := asOwner(identity.Principal{ID: m.System.UID, Kind: identity.ManagedIdentity, Account: m.ID, Client: m.ClientID})
+		_, err = d.users.PutServicePrincipal(d.ctx, d.server, "ci", directory.ServicePrincipalSettings{}, resource.Absent)
+		d.ok(err)
+		sp, err := d.users.ServicePrincipal(d.ctx, d.server, "ci")
+		d.ok(err)
+		ci := asOwner(identity.Principal{ID: sp.System.UID, Kind: identity.ServicePrincipal, Account: sp.ID, Client: sp.AppID})
+		d.ok(d.approve(pod, mine))
+		d.ok(d.approve(ci, mine))
+		_, err = d.users.PutFederatedCredential(d.ctx, root, m.ID.Child("federatedIdentityCredentials", "mine"), identity.FederatedCredentialProperties{Issuer: "https://issuer.example", Subject: "me"}, resource.Absent)
+		d.ok(err)
+		_, err = d.users.AddPassword(d.ctx, root, "ci", "mine", time.Time{}, time.Time{})
+		d.ok(err)
+		d.wants("a workload whose tokens who asks can make", d.approve(pod, mine), fault.Denied)
+		d.wants("an application whose secret who asks has made", d.approve(ci, mine), fault.Denied)
+		d.wants("… though it approved before that", d.delete(root), fault.ApprovalRequired)
 		d.age("bob", "puppet")
 		d.ok(d.approve(d.bob, mine)) // a week later
 		d.ok(d.approve(puppet, mine))
