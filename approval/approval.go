@@ -53,8 +53,8 @@ const (
 
 // Settings is the section of a registry's properties that this control owns.
 type Settings struct {
-	Status    string   `json:"status,omitempty"`    // enabled, or disabled (default)
-	Approvers []string `json:"approvers,omitempty"` // ids of principals and groups; none is whoever has the rights
+	Status    string   `json:"status,omitempty"`   // enabled, or disabled (default)
+	Approvers []string `json:"approvers,omitzero"` // ids of principals and groups; none is whoever has the rights
 }
 
 const (

@@ -156,71 +156,69 @@ func TestTwoHaveToWantThatARegistryGoes(t *testing.T) {
 // Whoever holds only another credential of the same person, or an account that is as
 // good as that, is not somebody else.
 func TestNobodyApprovesWhatItAskedForInDisguise(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, on *db.DB) {
-		d := twoPeople(t, on)
-		id := d.asked(d.delete(d.alice))
-		password, err := d.registries.RegenerateCredential(d.ctx, d.alice, shopID, "password")
+	d := twoPeople(t, dbtest.SQLite(t))
+	id := d.asked(d.delete(d.alice))
+	password, err := d.registries.RegenerateCredential(d.ctx, d.alice, shopID, "password")
+	d.ok(err)
+	d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.AdminUserEnabled = true }))
+	admin := d.grant(shop, identity.Credentials{Method: identity.Basic, Name: "Shop1", Secret: password.Value})
+	token := d.grant(shop, d.token(d.alice, "robot", "repositories/*/content/delete"))
+	asOwner := func(principal identity.Principal) access.Grant { // as if somebody let it
+		return access.NewGrant(d.at(shop).Ref(), principal, access.NewHeld(access.Assignment{Principal: principal.ID, Role: access.OwnerRole, Scope: ref.Everything}), access.Call{})
+	}
+	again := d.alice.Principal()
+	again.Kind, again.Client, again.Credential, again.Groups = identity.Federated, "another", "a refresh token", []string{ref.NewGUID()}
+	for what, g := range map[string]access.Grant{
+		"nobody": {}, "alice": d.alice, "alice with another credential": asOwner(again),
+		"the admin user": admin, "the admin user with every right": asOwner(admin.Principal()),
+		"a repository token": token, "a repository token with every right": asOwner(token.Principal()),
+		"the server": d.server, "a principal without an id": asOwner(identity.Principal{Kind: identity.User}),
+	} {
+		d.wants(what, d.approve(g, id), fault.Denied)
+	}
+	for what, g := range map[string]access.Grant{"the admin user": asOwner(admin.Principal()), "a repository token": asOwner(token.Principal())} {
+		d.wants(what+" asks", d.delete(g), fault.Denied)
+	}
+	// Accounts that one of the two made, or can prove since a short time ago.
+	root := d.person("root", access.OwnerRole, ref.Everything)
+	login := func(by access.Grant, name string) access.Grant {
+		t.Helper()
+		password, doc, err := d.users.CreateUser(d.ctx, by, name)
 		d.ok(err)
-		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.AdminUserEnabled = true }))
-		admin := d.grant(shop, identity.Credentials{Method: identity.Basic, Name: "Shop1", Secret: password.Value})
-		token := d.grant(shop, d.token(d.alice, "robot", "repositories/*/content/delete"))
-		asOwner := func(principal identity.Principal) access.Grant { // as if somebody let it
-			return access.NewGrant(d.at(shop).Ref(), principal, access.NewHeld(access.Assignment{Principal: principal.ID, Role: access.OwnerRole, Scope: ref.Everything}), access.Call{})
-		}
-		again := d.alice.Principal()
-		again.Kind, again.Client, again.Credential, again.Groups = identity.Federated, "another", "a refresh token", []string{ref.NewGUID()}
-		for what, g := range map[string]access.Grant{
-			"nobody": {}, "alice": d.alice, "alice with another credential": asOwner(again),
-			"the admin user": admin, "the admin user with every right": asOwner(admin.Principal()),
-			"a repository token": token, "a repository token with every right": asOwner(token.Principal()),
-			"the server": d.server, "a principal without an id": asOwner(identity.Principal{Kind: identity.User}),
-		} {
-			d.wants(what, d.approve(g, id), fault.Denied)
-		}
-		for what, g := range map[string]access.Grant{"the admin user": asOwner(admin.Principal()), "a repository token": asOwner(token.Principal())} {
-			d.wants(what+" asks", d.delete(g), fault.Denied)
-		}
-		// Accounts that one of the two made, or can prove since a short time ago.
-		root := d.person("root", access.OwnerRole, ref.Everything)
-		login := func(by access.Grant, name string) access.Grant {
-			t.Helper()
-			password, doc, err := d.users.CreateUser(d.ctx, by, name)
-			d.ok(err)
-			_, err = d.access.Assign(d.ctx, d.server, shopID.Scope(), "assignment-of-"+name, access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: doc.System.UID})
-			d.ok(err)
-			return d.grant(shop, identity.Credentials{Method: identity.Basic, Name: name, Secret: password.Value})
-		}
-		mine := d.asked(d.delete(root))
-		puppet := login(root, "puppet")
-		d.wants("an account that who asks made", d.approve(puppet, mine), fault.Denied)
-		d.wants("who made the account that asks", d.approve(root, d.asked(d.delete(puppet))), fault.Denied)
-		d.ok(d.set(d.server, "*", func(r *registry.Registry) { r.Encryption.DataKeys.RotationDays = 10 })) // nothing to do with it
-		second := login(root, "second")
-		d.wants("two accounts of a third", d.approve(second, d.asked(d.delete(puppet))), fault.Denied)
-		_, err = d.users.ResetUser(d.ctx, root, "bob")
+		_, err = d.access.Assign(d.ctx, d.server, shopID.Scope(), "assignment-of-"+name, access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: doc.System.UID})
 		d.ok(err)
-		d.wants("an account whose password who asks has reset", d.approve(d.bob, mine), fault.Denied)
-		m, err := d.users.PutManagedIdentity(d.ctx, d.server, group.Extension(identity.ManagedIdentityType, "pod"), "local", nil, resource.Absent)
-		d.ok(err)
-		pod := asOwner(identity.Principal{ID: m.System.UID, Kind: identity.ManagedIdentity, Account: m.ID, Client: m.ClientID})
-		_, err = d.users.PutServicePrincipal(d.ctx, d.server, "ci", directory.ServicePrincipalSettings{}, resource.Absent)
-		d.ok(err)
-		sp, err := d.users.ServicePrincipal(d.ctx, d.server, "ci")
-		d.ok(err)
-		ci := asOwner(identity.Principal{ID: sp.System.UID, Kind: identity.ServicePrincipal, Account: sp.ID, Client: sp.AppID})
-		d.ok(d.approve(pod, mine))
-		d.ok(d.approve(ci, mine))
-		_, err = d.users.PutFederatedCredential(d.ctx, root, m.ID.Child("federatedIdentityCredentials", "mine"), identity.FederatedCredentialProperties{Issuer: "https://issuer.example", Subject: "me"}, resource.Absent)
-		d.ok(err)
-		_, err = d.users.AddPassword(d.ctx, root, "ci", "mine", time.Time{}, time.Time{})
-		d.ok(err)
-		d.wants("a workload whose tokens who asks can make", d.approve(pod, mine), fault.Denied)
-		d.wants("an application whose secret who asks has made", d.approve(ci, mine), fault.Denied)
-		d.wants("… though it approved before that", d.delete(root), fault.ApprovalRequired)
-		d.age("bob", "puppet")
-		d.ok(d.approve(d.bob, mine)) // a week later
-		d.ok(d.approve(puppet, mine))
-	})
+		return d.grant(shop, identity.Credentials{Method: identity.Basic, Name: name, Secret: password.Value})
+	}
+	mine := d.asked(d.delete(root))
+	puppet := login(root, "puppet")
+	d.wants("an account that who asks made", d.approve(puppet, mine), fault.Denied)
+	d.wants("who made the account that asks", d.approve(root, d.asked(d.delete(puppet))), fault.Denied)
+	d.ok(d.set(d.server, "*", func(r *registry.Registry) { r.Encryption.DataKeys.RotationDays = 10 })) // nothing to do with it
+	second := login(root, "second")
+	d.wants("two accounts of a third", d.approve(second, d.asked(d.delete(puppet))), fault.Denied)
+	_, err = d.users.ResetUser(d.ctx, root, "bob")
+	d.ok(err)
+	d.wants("an account whose password who asks has reset", d.approve(d.bob, mine), fault.Denied)
+	m, err := d.users.PutManagedIdentity(d.ctx, d.server, group.Extension(identity.ManagedIdentityType, "pod"), "local", nil, resource.Absent)
+	d.ok(err)
+	pod := asOwner(identity.Principal{ID: m.System.UID, Kind: identity.ManagedIdentity, Account: m.ID, Client: m.ClientID})
+	_, err = d.users.PutServicePrincipal(d.ctx, d.server, "ci", directory.ServicePrincipalSettings{}, resource.Absent)
+	d.ok(err)
+	sp, err := d.users.ServicePrincipal(d.ctx, d.server, "ci")
+	d.ok(err)
+	ci := asOwner(identity.Principal{ID: sp.System.UID, Kind: identity.ServicePrincipal, Account: sp.ID, Client: sp.AppID})
+	d.ok(d.approve(pod, mine))
+	d.ok(d.approve(ci, mine))
+	_, err = d.users.PutFederatedCredential(d.ctx, root, m.ID.Child("federatedIdentityCredentials", "mine"), identity.FederatedCredentialProperties{Issuer: "https://issuer.example", Subject: "me"}, resource.Absent)
+	d.ok(err)
+	_, err = d.users.AddPassword(d.ctx, root, "ci", "mine", time.Time{}, time.Time{})
+	d.ok(err)
+	d.wants("a workload whose tokens who asks can make", d.approve(pod, mine), fault.Denied)
+	d.wants("an application whose secret who asks has made", d.approve(ci, mine), fault.Denied)
+	d.wants("… though it approved before that", d.delete(root), fault.ApprovalRequired)
+	d.age("bob", "puppet")
+	d.ok(d.approve(d.bob, mine)) // a week later
+	d.ok(d.approve(puppet, mine))
 }
 
 // age makes accounts older than the time for which they are somebody's hand.
@@ -348,76 +346,72 @@ func (d dual) approved() ref.ID {
 }
 
 func TestDualControlIsLessenedByTwo(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, on *db.DB) {
-		d := twoPeople(t, on)
-		bob := d.bob.Principal().ID
-		six, eight := 6, 8
-		for what, row := range map[string]struct {
-			change func(*registry.Registry)
-			want   fault.Code
-		}{
-			"off":                  {func(r *registry.Registry) { r.DualControl.Status = "disabled" }, fault.ApprovalRequired},
-			"left out":             {func(r *registry.Registry) { r.DualControl = approval.Settings{} }, fault.ApprovalRequired},
-			"with soft delete off": {func(r *registry.Registry) { r.Policies.SoftDelete.Status = "disabled" }, fault.BadRequest},
-			"both off": {func(r *registry.Registry) {
-				r.Policies.SoftDelete.Status, r.DualControl.Status = "disabled", "disabled"
-			}, fault.ApprovalRequired},
-			"fewer days":       {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &six }, fault.ApprovalRequired},
-			"an approver more": {func(r *registry.Registry) { r.DualControl.Approvers = []string{bob} }, fault.ApprovalRequired},
-			"more days":        {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &eight }, 0},
-			"no guid":          {func(r *registry.Registry) { r.DualControl.Approvers = []string{"bob"} }, fault.BadRequest},
-			"another word":     {func(r *registry.Registry) { r.DualControl.Status = "maybe" }, fault.BadRequest},
-			"anything else":    {func(r *registry.Registry) { r.AnonymousPullEnabled = true }, 0},
-		} {
-			d.wants(what, d.set(d.alice, "*", row.change), row.want)
-		}
-		if r := d.at(shop); !r.DualControl.Enabled() || !r.Policies.SoftDelete.Enabled() || r.DualControl.Approvers != nil {
-			t.Fatalf("it was lessened: %+v", r.Properties.DualControl)
-		}
-		off := func(r *registry.Registry) { r.DualControl.Status = "disabled" }
-		d.ok(d.approve(d.bob, d.asked(d.set(d.alice, "*", off))))
-		d.wants("another change than was approved", d.set(d.alice, "*", func(r *registry.Registry) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	bob := d.bob.Principal().ID
+	six, eight := 6, 8
+	for what, row := range map[string]struct {
+		change func(*registry.Registry)
+		want   fault.Code
+	}{
+		"off":                  {func(r *registry.Registry) { r.DualControl.Status = "disabled" }, fault.ApprovalRequired},
+		"left out":             {func(r *registry.Registry) { r.DualControl = approval.Settings{} }, fault.ApprovalRequired},
+		"with soft delete off": {func(r *registry.Registry) { r.Policies.SoftDelete.Status = "disabled" }, fault.BadRequest},
+		"both off": {func(r *registry.Registry) {
 			r.Policies.SoftDelete.Status, r.DualControl.Status = "disabled", "disabled"
-		}), fault.ApprovalRequired)
-		d.ok(d.set(d.alice, "*", off))
-		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Status = "enabled" }))
-		d.wants("a second time", d.set(d.alice, "*", off), fault.ApprovalRequired)
-	})
+		}, fault.ApprovalRequired},
+		"fewer days":       {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &six }, fault.ApprovalRequired},
+		"an approver more": {func(r *registry.Registry) { r.DualControl.Approvers = []string{bob} }, fault.ApprovalRequired},
+		"more days":        {func(r *registry.Registry) { r.Policies.SoftDelete.RetentionDays = &eight }, 0},
+		"no guid":          {func(r *registry.Registry) { r.DualControl.Approvers = []string{"bob"} }, fault.BadRequest},
+		"another word":     {func(r *registry.Registry) { r.DualControl.Status = "maybe" }, fault.BadRequest},
+		"anything else":    {func(r *registry.Registry) { r.AnonymousPullEnabled = true }, 0},
+	} {
+		d.wants(what, d.set(d.alice, "*", row.change), row.want)
+	}
+	if r := d.at(shop); !r.DualControl.Enabled() || !r.Policies.SoftDelete.Enabled() || r.DualControl.Approvers != nil {
+		t.Fatalf("it was lessened: %+v", r.Properties.DualControl)
+	}
+	off := func(r *registry.Registry) { r.DualControl.Status = "disabled" }
+	d.ok(d.approve(d.bob, d.asked(d.set(d.alice, "*", off))))
+	d.wants("another change than was approved", d.set(d.alice, "*", func(r *registry.Registry) {
+		r.Policies.SoftDelete.Status, r.DualControl.Status = "disabled", "disabled"
+	}), fault.ApprovalRequired)
+	d.ok(d.set(d.alice, "*", off))
+	d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Status = "enabled" }))
+	d.wants("a second time", d.set(d.alice, "*", off), fault.ApprovalRequired)
 }
 
 func TestNamedApproversAlone(t *testing.T) {
-	dbtest.Each(t, func(t *testing.T, on *db.DB) {
-		d := twoPeople(t, on)
-		carol := d.person("carol", access.OwnerRole, shopID.Scope())
-		root := d.person("root", access.OwnerRole, ref.Everything)
-		reader := d.person("reader", access.ReaderRole, shopID.Scope())
-		contributor := d.person("contributor", access.ContributorRole, shopID.Scope())
-		off := d.asked(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{carol.Principal().ID} }))
-		d.ok(d.approve(d.bob, off))
-		d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{strings.ToUpper(carol.Principal().ID)} }))
+	d := twoPeople(t, dbtest.SQLite(t))
+	carol := d.person("carol", access.OwnerRole, shopID.Scope())
+	root := d.person("root", access.OwnerRole, ref.Everything)
+	reader := d.person("reader", access.ReaderRole, shopID.Scope())
+	contributor := d.person("contributor", access.ContributorRole, shopID.Scope())
+	off := d.asked(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{carol.Principal().ID} }))
+	d.ok(d.approve(d.bob, off))
+	d.ok(d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = []string{strings.ToUpper(carol.Principal().ID)} }))
 
-		id := d.asked(d.delete(d.alice))
-		d.wants("an owner who is not named", d.approve(d.bob, id), fault.Denied)
-		d.wants("a reader", d.approve(reader, id), fault.Denied)
-		d.wants("a contributor", d.approve(contributor, id), fault.Denied)
-		d.wants("a contributor may still ask", d.delete(contributor), fault.ApprovalRequired)
-		d.ok(d.approve(carol, id))
-		d.wants("nobody in particular", d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = nil }), fault.ApprovalRequired)
+	id := d.asked(d.delete(d.alice))
+	d.wants("an owner who is not named", d.approve(d.bob, id), fault.Denied)
+	d.wants("a reader", d.approve(reader, id), fault.Denied)
+	d.wants("a contributor", d.approve(contributor, id), fault.Denied)
+	d.wants("a contributor may still ask", d.delete(contributor), fault.ApprovalRequired)
+	d.ok(d.approve(carol, id))
+	d.wants("nobody in particular", d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Approvers = nil }), fault.ApprovalRequired)
 
-		// Who approves everywhere breaks the glass, and that is on record.
-		d.ok(d.approve(root, id))
-		broke := 0
-		for e, err := range d.ledger.Events(d.ctx, ledger.Query{Category: ledger.Security}) {
-			d.ok(err)
-			if e.Detail.More["breakGlass"] != "" && e.Who.Name == "root" {
-				broke++
-			}
+	// Who approves everywhere breaks the glass, and that is on record.
+	d.ok(d.approve(root, id))
+	broke := 0
+	for e, err := range d.ledger.Events(d.ctx, ledger.Query{Category: ledger.Security}) {
+		d.ok(err)
+		if e.Detail.More["breakGlass"] != "" && e.Who.Name == "root" {
+			broke++
 		}
-		if broke != 1 {
-			t.Errorf("%d times on record", broke)
-		}
-		d.ok(d.delete(d.alice))
-	})
+	}
+	if broke != 1 {
+		t.Errorf("%d times on record", broke)
+	}
+	d.ok(d.delete(d.alice))
 }
 
 // What is approved is done once, whoever is faster, and at whichever node.
