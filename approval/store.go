@@ -317,7 +317,11 @@ func (s *Store) room(ctx context.Context, tx *db.Tx, on ref.ID, by string, now t
 	}
 	slices.SortFunc(over, func(a, b *Request) int { return a.Asked.Compare(b.Asked) })
 	for i := 0; i < len(over) && len(all)-i >= maxKept; i++ {
-		if err := s.Documents.Delete(ctx, tx, over[i].ID, resource.Any); err != nil {
+		err := s.Documents.Delete(ctx, tx, over[i].ID, resource.Any)
+		if fault.Of(err) == fault.ScopeLocked {
+			return nil // whoever holds the registry holds them too, and they are few a day
+		}
+		if err != nil {
 			return err
 		}
 	}

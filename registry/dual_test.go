@@ -561,3 +561,34 @@ func TestTwoChooseWhoseKeyItIs(t *testing.T) {
 	_, err = d.encrypt(root, registry.Encryption{}) // up to the platform
 	d.ok(err)
 }
+
+// Requests that are over make room, and those that are not do not.
+func TestRequestsThatAreOverMakeRoom(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	first := d.asked(d.delete(d.alice))
+	r, err := d.approvals.Get(d.ctx, d.server, first)
+	d.ok(err)
+	d.ok(d.db.Write(d.ctx, func(tx *db.Tx) error {
+		for i := range 220 {
+			over := r.Properties
+			over.State, over.Asked = approval.Used, over.Asked.Add(time.Duration(i-300)*time.Hour)
+			text, err := json.Marshal(over)
+			if err != nil {
+				return err
+			}
+			doc := resource.Resource{ID: shopID + "/providers/" + approval.Type + ref.ID("/"+ref.NewGUID()), Type: approval.Type, Properties: text}
+			if _, err := d.docs.Put(d.ctx, tx, doc, resource.Absent); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	next := d.asked(d.delete(d.bob))
+	all, err := d.approvals.List(d.ctx, d.server, shopID, "", 0)
+	if err != nil || len(all) != 200 {
+		t.Errorf("%d requests are kept, %v", len(all), err)
+	}
+	if d.state(first) != approval.Pending || d.state(next) != approval.Pending {
+		t.Error("one that waits was forgotten")
+	}
+}
