@@ -42,14 +42,8 @@ type config struct {
 	Database  string           `yaml:"database"` // a file or postgres://…; "" is DATA/breakwater.db
 	Domain    string           `yaml:"domain"`   // registries answer as NAME.DOMAIN; "" for one registry at any name
 
-	Platform struct {
-		Key    string `yaml:"key"` // file; "" is DATA/platform.key
-		PKCS11 struct {
-			Socket string `yaml:"socket"` // of breakwater-pkcs11; "" for a file that holds the key itself
-			Label  string `yaml:"label"`  // of the device's key that wraps it
-		} `yaml:"pkcs11"`
-	} `yaml:"platform"`
-	TLS struct {
+	Platform platformConfig `yaml:"platform"`
+	TLS      struct {
 		Certificate string     `yaml:"certificate"` // PEM chain, reloaded when replaced; "" for the own authority
 		Key         string     `yaml:"key"`
 		Names       []string   `yaml:"names"`   // more names and addresses for the own authority's certificate
@@ -92,6 +86,22 @@ type config struct {
 		Level  string `yaml:"level"`  // debug, info, warn, error
 		Format string `yaml:"format"` // text or json
 	} `yaml:"log"`
+}
+
+// platformConfig is where a platform key lies.
+type platformConfig struct {
+	Key    string `yaml:"key"` // file; "" is DATA/platform.key
+	PKCS11 struct {
+		Socket string `yaml:"socket"` // of breakwater-pkcs11; "" for a file that holds the key itself
+		Label  string `yaml:"label"`  // of the device's key that wraps it
+	} `yaml:"pkcs11"`
+}
+
+func (p platformConfig) check() error {
+	if (p.PKCS11.Socket == "") != (p.PKCS11.Label == "") {
+		return errors.New("a socket and the label of a key are given together")
+	}
+	return nil
 }
 
 // keysConfig is how customers' keys are reached (DP-5).
@@ -193,8 +203,8 @@ func (c *config) check() (err error) {
 	if c.Platform.Key == "" {
 		c.Platform.Key = filepath.Join(c.Data, "platform.key")
 	}
-	if device := c.Platform.PKCS11; (device.Socket == "") != (device.Label == "") {
-		return errors.New("platform.pkcs11: a socket and the label of a key are given together")
+	if err := c.Platform.check(); err != nil {
+		return fmt.Errorf("platform.pkcs11: %w", err)
 	}
 	if at, err := transit.ParseAddress(c.Listen); err != nil {
 		return fmt.Errorf("listen: %w", err)

@@ -71,20 +71,9 @@ func (s *patient) start() {
 	s.cmd = exec.Command(binary, s.args...)
 	s.cmd.Args[0] = "breakwater"
 	s.cmd.Stderr, s.cmd.Stdout = s.log, s.log
-	var process int
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &process}
-	if err := s.cmd.Start(); err != nil {
+	if s.gone, err = traceable(s.cmd); err != nil {
 		s.t.Fatal(err)
 	}
-	s.gone = make(chan error, 1)
-	go func(c *exec.Cmd, gone chan<- error) {
-		// Wait alone would also take the stops that are meant for a tracer.
-		for err := error(unix.EINTR); err == unix.EINTR; {
-			_, err = unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, -1)
-		}
-		_ = unix.Close(process)
-		gone <- c.Wait()
-	}(s.cmd, s.gone)
 	begun := time.Now()
 	for !s.ready() {
 		select {
@@ -101,6 +90,25 @@ func (s *patient) start() {
 		s.t.Fatal(err)
 	}
 	s.target = owner.target()
+}
+
+// traceable starts a process that a tracer may attach to, and tells how it ends.
+func traceable(c *exec.Cmd) (gone chan error, err error) {
+	var process int
+	c.SysProcAttr = &syscall.SysProcAttr{PidFD: &process}
+	if err := c.Start(); err != nil {
+		return nil, err
+	}
+	gone = make(chan error, 1)
+	go func() {
+		// Wait alone would also take the stops that are meant for a tracer.
+		for err := error(unix.EINTR); err == unix.EINTR; {
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, -1)
+		}
+		_ = unix.Close(process)
+		gone <- c.Wait()
+	}()
+	return gone, nil
 }
 
 // processorTime is what a process has used so far (clock_getcpuclockid(3)); 0 if it

@@ -105,7 +105,7 @@ and records what happens.
 			root.AddCommand(c)
 		}
 	}
-	in("server", serveCommand(), trustCommand(), linkCommand())
+	in("server", serveCommand(), trustCommand(), linkCommand(), platformCommand())
 	in("login", loginCommand(), logoutCommand(), whoamiCommand())
 	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand())
 	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), approvalCommand(), networkCommand())

@@ -136,6 +136,9 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	if err := h.firstStart(ctx, c, l); err != nil {
 		return err
 	}
+	if err := h.settle(ctx, log); err != nil {
+		return fmt.Errorf("platform key: %w", err)
+	}
 	if err := h.private(ctx, c, others, log); err != nil {
 		return err
 	}
@@ -215,6 +218,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 	})
 	work.Go(func() error {
 		h.ledger.Lead(run, "approvals", time.Minute, h.approvals.Tend)
+		return nil
+	})
+	work.Go(func() error {
+		h.ledger.Lead(run, rootChanges, c.Keys.Every, h.recordRoot)
 		return nil
 	})
 	if c.Scrub.BytesPerSecond > 0 {

@@ -40,7 +40,8 @@ import (
 // house is every room, put together. The zero house has no content, but it has
 // its surfaces.
 type house struct {
-	platform   *keys.Platform
+	platform   *keys.Platform  // the root, from which everything follows
+	root       *keys.Root      // and which platform keys open it
 	border     *network.Border // where connections are judged
 	egress     *network.Egress // the way out
 	db         *db.DB
@@ -76,16 +77,6 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 		os.Exit(failure)
 	}
 	bytes := filepath.Join(c.Data, "objects")
-	if absent(c.Platform.Key) && !absent(bytes) {
-		return nil, fmt.Errorf("the platform key %s is missing, and nothing else opens what lies in %s: put it back, or name it with --platform-key", c.Platform.Key, c.Data)
-	}
-	if h.platform, err = openPlatform(ctx, c); err != nil {
-		return nil, err
-	}
-	objects, err := object.NewDisk(bytes, fatal)
-	if err != nil {
-		return nil, fmt.Errorf("object store: %w", err)
-	}
 	c.sources(log)
 	h.border = new(network.Border)
 	for _, direction := range []string{network.Inbound, network.Outbound} {
@@ -96,11 +87,39 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.egress = network.NewEgress(network.EgressOptions{
 		Sources: c.Egress.Sources, Hardened: c.Profile == hardened, Refused: h.refusedOut(log), Rules: h.border.Rules, Ended: h.border.Ended,
 	})
-	if h.db, err = db.Open(ctx, db.Options{
-		Source: c.Database, Key: h.platform.Derive("database"), Fatal: fatal,
-		Dial: h.egress.Dialer(network.ForDatabase), Proven: c.Profile == hardened,
-	}); err != nil {
-		return nil, fmt.Errorf("database: %w", err)
+	open := func(key []byte) (err error) {
+		if h.db, err = db.Open(ctx, db.Options{
+			Source: c.Database, Key: key, Fatal: fatal,
+			Dial: h.egress.Dialer(network.ForDatabase), Proven: c.Profile == hardened,
+		}); err != nil {
+			return fmt.Errorf("database: %w", err)
+		}
+		return nil
+	}
+	fresh := absent(bytes)
+	if c.postgres() {
+		if err := open(nil); err != nil {
+			return nil, err
+		}
+		stored, err := keys.Stored(ctx, h.db)
+		if err != nil {
+			return nil, fmt.Errorf("database: %w", err)
+		}
+		fresh = fresh && !stored
+	} else {
+		fresh = fresh && absent(c.Database)
+	}
+	if err := h.openRoot(ctx, c, fresh); err != nil {
+		return nil, err
+	}
+	objects, err := object.NewDisk(bytes, fatal)
+	if err != nil {
+		return nil, fmt.Errorf("object store: %w", err)
+	}
+	if !c.postgres() {
+		if err := open(h.platform.Derive("database")); err != nil {
+			return nil, h.rootless(c, err)
+		}
 	}
 	spool := filepath.Join(c.Data, "spool") // of SQLite's ledger only
 	if err := os.MkdirAll(spool, 0o700); err != nil {
@@ -118,6 +137,9 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.documents = resource.New(h.db)
 	h.border.Open(h.documents, h.ledger)
 	h.rings = keys.NewRings(h.db, h.platform)
+	if err := h.rings.Fit(ctx); err != nil {
+		return nil, h.rootless(c, err)
+	}
 	if err := h.entrust(c, metrics); err != nil {
 		return nil, err
 	}
@@ -143,22 +165,6 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 		Limits: gate.Limits{Requests: c.Limits.Requests, Caller: c.Limits.Caller, Stranger: c.Limits.Stranger},
 	})
 	return h, nil
-}
-
-// openPlatform opens the platform key, with the device that wraps it if there is one.
-func openPlatform(ctx context.Context, c *config) (*keys.Platform, error) {
-	if c.Platform.PKCS11.Socket == "" {
-		return keys.OpenPlatform(c.Platform.Key)
-	}
-	socket, err := filepath.Abs(c.Platform.PKCS11.Socket)
-	if err != nil {
-		return nil, err
-	}
-	device, err := keys.NewPKCS11(keys.Reach{Directory: filepath.Dir(socket)}, filepath.Base(socket))
-	if err != nil {
-		return nil, fmt.Errorf("platform.pkcs11: %w", err)
-	}
-	return keys.OpenWrappedPlatform(ctx, c.Platform.Key, device, c.Platform.PKCS11.Label)
 }
 
 // entrust lets customers hold keys, in services and devices outside this process.

@@ -2,8 +2,6 @@ package keys
 
 import (
 	"context"
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -18,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Platform is the key of the server itself, from a file. Everything that the
-// server stores can be opened with it, and nothing without it.
+// Platform is a key of the server itself: the platform key, from a file, or the root
+// that it opens. Everything that the server stores can be opened with the root, and
+// nothing without it.
 type Platform struct {
 	silent
 	key secret
@@ -47,7 +46,7 @@ func OpenPlatform(path string) (*Platform, error) {
 }
 
 func readPlatform(path string) (*Platform, error) {
-	f, info, err := openOwn(path)
+	f, info, err := openOwn("platform key", path)
 	if err != nil {
 		return nil, err
 	}
@@ -62,26 +61,27 @@ func readPlatform(path string) (*Platform, error) {
 	return &Platform{key: hide(key[:])}, nil
 }
 
-// openOwn opens a file that is one, and that nobody else can read or has put there.
-func openOwn(path string) (*os.File, fs.FileInfo, error) {
+// openOwn opens a file that is one, and that nobody else can read or has put there. what
+// is in it stands in the errors.
+func openOwn(what, path string) (*os.File, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, nil, fmt.Errorf("platform key %s: a symbolic link; name the file itself", path)
+		return nil, nil, fmt.Errorf("%s %s: a symbolic link; name the file itself", what, path)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("platform key: %w", err)
+		return nil, nil, fmt.Errorf("%s: %w", what, err)
 	}
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		err = fmt.Errorf("platform key: %w", err)
+		err = fmt.Errorf("%s: %w", what, err)
 	case !info.Mode().IsRegular():
-		err = fmt.Errorf("platform key %s: not a file", path)
+		err = fmt.Errorf("%s %s: not a file", what, path)
 	case !private(f, info.Mode()):
-		err = fmt.Errorf("platform key %s: others may read it (mode %04o); change it to 0600 and consider the key known", path, info.Mode().Perm())
+		err = fmt.Errorf("%s %s: others may read it (mode %04o); change it to 0600 and consider the key known", what, path, info.Mode().Perm())
 	default:
 		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
-			err = fmt.Errorf("platform key %s: it belongs to somebody else (user %d); give it to the user that the server runs as", path, owner)
+			err = fmt.Errorf("%s %s: it belongs to somebody else (user %d); give it to the user that the server runs as", what, path, owner)
 		}
 	}
 	if err != nil {
@@ -116,14 +116,13 @@ func private(f *os.File, mode fs.FileMode) bool {
 
 // createPlatform writes beside path and then links: unlike a rename, a link
 // never replaces a key that another process made first.
-func createPlatform(path string, content []byte) error {
+func createPlatform(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, ".platform-*") // mode 0600
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }() // no second copy stays unnoticed
 	if _, err := f.Write(content); err != nil {
 		return err
 	}
@@ -133,12 +132,7 @@ func createPlatform(path string, content []byte) error {
 	if err := os.Link(f.Name(), path); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return syncDir(dir)
 }
 
 // Derive returns the key of one purpose: "database", "token-check" … Keys of
@@ -153,26 +147,14 @@ func (p *Platform) Derive(purpose string) []byte {
 
 // Wrap seals a secret with AES-256-GCM and binds id to it.
 func (p *Platform) Wrap(_ context.Context, id KeyID, secret []byte) (Wrapped, error) {
-	return Wrapped{id, p.wrapping().Seal(nil, nil, secret, []byte(id))}, nil
+	return Wrapped{id, p.sealing("wrap").Seal(nil, nil, secret, []byte(id))}, nil
 }
 
 // Unwrap opens what Wrap sealed.
 func (p *Platform) Unwrap(_ context.Context, w Wrapped) ([]byte, error) {
-	secret, err := p.wrapping().Open(nil, nil, w.Data, []byte(w.ID))
+	secret, err := p.sealing("wrap").Open(nil, nil, w.Data, []byte(w.ID))
 	if err != nil {
 		return nil, fmt.Errorf("unwrap %s: %w, or the platform key is another one", w.ID, ErrDamaged)
 	}
 	return secret, nil
-}
-
-func (p *Platform) wrapping() cipher.AEAD {
-	block, err := aes.NewCipher(p.Derive("wrap"))
-	if err != nil {
-		panic(err) // only for a wrong key length
-	}
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		panic(err)
-	}
-	return aead
 }

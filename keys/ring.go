@@ -98,6 +98,24 @@ func NewRings(d *db.DB, v Vault) *Rings {
 	return s
 }
 
+// Fit reports with an error that the platform's key is not the one that the rings in the
+// database were wrapped by: then nothing must be written with it. It asks no customer,
+// and one damaged key is no proof.
+func (s *Rings) Fit(ctx context.Context) error {
+	some, err := sample(ctx, s.db, 64)
+	if err != nil || len(some) == 0 {
+		return err
+	}
+	for _, w := range some {
+		var secret []byte
+		if secret, err = s.vault.Unwrap(ctx, w); err == nil {
+			clear(secret)
+			return nil
+		}
+	}
+	return fmt.Errorf("the platform key does not open the registries' keys; it belongs to another database: %w", err)
+}
+
 // Entrust lets customers hold keys, too. It is called before the first use.
 func (s *Rings) Entrust(c *Custody) { s.c = c }
 

@@ -80,6 +80,35 @@ func destroy(ctx context.Context, tx *db.Tx, registry string) error {
 	return err
 }
 
+// Stored reports whether the database has keys of registries. If it has, they follow from
+// a root that there is already, and another would not open them.
+func Stored(ctx context.Context, d *db.DB) (bool, error) {
+	some, err := sample(ctx, d, 1)
+	return len(some) > 0, err
+}
+
+// sample is some wrapped keys, whosever they are.
+func sample(ctx context.Context, d reader, limit int) (some []Wrapped, err error) {
+	rows, err := d.Query(ctx, `SELECT registry, version, wrapped, held FROM keyring LIMIT $1`, limit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var w Wrapped
+		var registry, held string
+		var version int64
+		if err := rows.Scan(&registry, &version, &w.Data, &held); err != nil {
+			return nil, err
+		}
+		if w.ID = keyID(registry, uint32(version)); held != "" {
+			w.ID = heldID(registry, uint32(version))
+		}
+		some = append(some, w)
+	}
+	return some, rows.Err()
+}
+
 type reader interface {
 	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
 }

@@ -56,7 +56,7 @@ func OpenWrappedPlatform(ctx context.Context, path string, device Provider, key 
 }
 
 func readWrapped(ctx context.Context, path string, device Provider, key string) (*Platform, error) {
-	f, info, err := openOwn(path)
+	f, info, err := openOwn("platform key", path)
 	if err != nil {
 		return nil, err
 	}

@@ -129,8 +129,18 @@ func (l *Ledger) Place(ctx context.Context, name string) (int64, error) {
 	return cursorOf(ctx, l.db, name)
 }
 
-// Move says that the worker is at another place now. One that was not at from, because
-// another process has taken over, is Conflict.
-func (l *Ledger) Move(ctx context.Context, name string, from, to int64) error {
-	return l.db.WriteRelaxed(ctx, func(tx *db.Tx) error { return moveCursor(ctx, tx, name, "", from, to) })
+// Move says that the worker is at another place now, and puts on record, in the same
+// transaction, what it found on the way. One that was not at from, because another
+// process has taken over, is Conflict, and then nothing is on record.
+func (l *Ledger) Move(ctx context.Context, name string, from, to int64, found ...Event) error {
+	write := l.db.Write
+	if len(found) == 0 { // who does the way again loses time and nothing else
+		write = l.db.WriteRelaxed
+	}
+	return write(ctx, func(tx *db.Tx) error {
+		if err := moveCursor(ctx, tx, name, "", from, to); err != nil {
+			return err
+		}
+		return l.Append(ctx, tx, found...)
+	})
 }
