@@ -12,7 +12,7 @@ import (
 
 // keepers are those who keep the customers' keys of a story.
 type keepers struct {
-	hsm     *keystest.PKCS11
+	hsm     *keystest.PKCS11 // or a TPM
 	transit *keystest.Transit
 }
 
@@ -28,12 +28,13 @@ func (t storyTB) Fatal(args ...any)                 { t.ts.Fatalf("%v", args) }
 func (t storyTB) Fatalf(format string, args ...any) { t.ts.Fatalf(format, args...) }
 func (t storyTB) Skip(args ...any)                  { t.ts.Value(theTest).(testscript.T).Skip(args...) }
 
-// keeper hsm|transit opens a device of SoftHSM or an engine of Vault's Transit, where
-// customers keep keys: the device first, if there are both. $KEYS is then the directory
+// keeper hsm|tpm|transit opens a device of SoftHSM, a TPM in software or an engine of Vault's
+// Transit, where customers keep keys: the device first, if there are both; a second one takes
+// the place of the first. $KEYS is then the directory
 // of sockets and credentials for the server, and $TRANSIT the engine's address.
 // Afterwards
 //
-//	keeper hsm create NAME KIND ID | delete NAME | stop | freeze | start
+//	keeper hsm|tpm create NAME KIND ID | delete NAME | stop | freeze | start
 //	keeper transit create NAME KIND | rotate NAME | delete NAME | mode MODE
 func keeper(ts *testscript.TestScript, _ bool, args []string) {
 	k, t := ts.Value(theKeepers).(*keepers), storyTB{ts: ts}
@@ -42,15 +43,18 @@ func keeper(ts *testscript.TestScript, _ bool, args []string) {
 	case "hsm ":
 		k.hsm = keystest.StartPKCS11(t)
 		ts.Setenv("KEYS", k.hsm.Directory)
-	case "hsm create":
+	case "tpm ":
+		k.hsm = keystest.StartTPM(t)
+		ts.Setenv("KEYS", k.hsm.Directory)
+	case "hsm create", "tpm create":
 		k.hsm.Create(args[2], args[3], args[4])
-	case "hsm delete":
+	case "hsm delete", "tpm delete":
 		k.hsm.Delete(args[2])
-	case "hsm stop":
+	case "hsm stop", "tpm stop":
 		k.hsm.Stop()
-	case "hsm freeze":
+	case "hsm freeze", "tpm freeze":
 		k.hsm.Freeze()
-	case "hsm start":
+	case "hsm start", "tpm start":
 		k.hsm.Start()
 	case "transit ":
 		k.transit = keystest.StartTransit(t)

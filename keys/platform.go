@@ -78,7 +78,7 @@ func openOwn(what, path string) (*os.File, fs.FileInfo, error) {
 	case !info.Mode().IsRegular():
 		err = fmt.Errorf("%s %s: not a file", what, path)
 	case !private(f, info.Mode()):
-		err = fmt.Errorf("%s %s: others may read it (mode %04o); change it to 0600 and consider the key known", what, path, info.Mode().Perm())
+		err = fmt.Errorf("%s %s: others may read it (mode %04o); change it to 0600 and consider known what is in it", what, path, info.Mode().Perm())
 	default:
 		if owner := info.Sys().(*syscall.Stat_t).Uid; owner != 0 && int(owner) != os.Geteuid() {
 			err = fmt.Errorf("%s %s: it belongs to somebody else (user %d); give it to the user that the server runs as", what, path, owner)

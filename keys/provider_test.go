@@ -87,6 +87,21 @@ func TestPKCS11IsAProvider(t *testing.T) {
 	}
 }
 
+// A TPM is a PKCS #11 device through Debian's library: of what wraps it has RSA with OAEP.
+func TestATPMIsAProvider(t *testing.T) {
+	keystest.Run(t, func(t *testing.T) *keystest.World {
+		d := keystest.StartTPM(t)
+		p, err := keys.NewPKCS11(keys.Reach{Directory: d.Directory}, "hsm.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Create("root", "rsa:2048", "01")
+		d.Create("small", "rsa:1024", "01")
+		return &keystest.World{Provider: p, Keys: map[string]string{"root": keys.RSA}, Weak: []string{"small"}, Secrets: []string{d.PIN}, Well: d.Start,
+			Rotate: func(name string) { d.Create(name, "rsa:2048", "02") }, Delete: d.Delete, Outages: map[string]func(){"down": d.Stop, "frozen": d.Freeze}}
+	})
+}
+
 func TestWhatADocumentNamesStaysInTheDirectory(t *testing.T) {
 	r := reach(t, map[string]string{"good": "x", ".hidden": "x"})
 	for _, name := range []string{"", ".", "..", ".hidden", "../etc/passwd", "/etc/passwd", "a/b", "a\x00b", "-x", "a..b"} {

@@ -15,11 +15,13 @@ import (
 	"time"
 )
 
-// A PKCS11 is a token of SoftHSM 2 and the process that speaks to it.
+// A PKCS11 is a token, of SoftHSM 2 or of a TPM, and the process that speaks to it.
 type PKCS11 struct {
 	Directory string // with hsm.sock
 	PIN       string
 	t         testing.TB
+	library   string
+	reload    bool // the library sees keys that others make when it is loaded, and not later
 	env       []string
 	binary    string
 	cmd       *exec.Cmd
@@ -44,10 +46,9 @@ var device = sync.OnceValues(func() (string, error) {
 	return path, err
 })
 
-// StartPKCS11 makes an empty token and serves it as long as the test.
-func StartPKCS11(t testing.TB) *PKCS11 {
+// newPKCS11 is a token that is still to be made.
+func newPKCS11(t testing.TB, library string) *PKCS11 {
 	t.Helper()
-	tool(t, "softhsm2-util")
 	tool(t, "pkcs11-tool")
 	binary, err := device()
 	if err != nil {
@@ -58,15 +59,27 @@ func StartPKCS11(t testing.TB) *PKCS11 {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d := &PKCS11{Directory: dir, PIN: "pin-8841-of-the-test", t: t, binary: binary}
+	d := &PKCS11{Directory: dir, PIN: "pin-8841-of-the-test", t: t, library: library, env: os.Environ(), binary: binary}
+	if err := os.WriteFile(filepath.Join(dir, "pin"), []byte(d.PIN+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// StartPKCS11 makes an empty token of SoftHSM and serves it as long as the test.
+func StartPKCS11(t testing.TB) *PKCS11 {
+	t.Helper()
+	tool(t, "softhsm2-util")
+	d := newPKCS11(t, softHSM)
+	dir := d.Directory
 	tokens := filepath.Join(dir, "tokens")
 	conf := filepath.Join(dir, "softhsm2.conf")
-	err = errors.Join(os.Mkdir(tokens, 0o700), os.WriteFile(filepath.Join(dir, "pin"), []byte(d.PIN+"\n"), 0o600),
+	err := errors.Join(os.Mkdir(tokens, 0o700),
 		os.WriteFile(conf, []byte("directories.tokendir = "+tokens+"\nobjectstore.backend = file\nlog.level = ERROR\n"), 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.env = append(os.Environ(), "SOFTHSM2_CONF="+conf)
+	d.env = append(d.env, "SOFTHSM2_CONF="+conf)
 	d.run("softhsm2-util", "--init-token", "--free", "--label", "customer", "--pin", d.PIN, "--so-pin", "so-"+d.PIN)
 	d.Start()
 	t.Cleanup(d.Stop)
@@ -87,30 +100,45 @@ func (d *PKCS11) run(name string, args ...string) string {
 // Tool runs pkcs11-tool on the token.
 func (d *PKCS11) Tool(args ...string) string {
 	d.t.Helper()
-	return d.run("pkcs11-tool", append([]string{"--module", softHSM, "--token-label", "customer", "--login", "--pin", d.PIN}, args...)...)
+	return d.run("pkcs11-tool", append([]string{"--module", d.library, "--token-label", "customer", "--login", "--pin", d.PIN}, args...)...)
 }
 
 // Create makes a key of a kind that pkcs11-tool knows: AES:32, rsa:3072, EC:secp256r1.
 func (d *PKCS11) Create(label, kind, id string) {
 	d.t.Helper()
+	defer d.seen()
 	if strings.HasPrefix(kind, "AES") {
 		d.Tool("--keygen", "--key-type", kind, "--label", label, "--id", id, "--sensitive")
 		return
 	}
-	d.Tool("--keypairgen", "--key-type", kind, "--label", label, "--id", id, "--usage-derive", "--usage-decrypt")
+	uses := []string{"--usage-derive", "--usage-decrypt"}
+	if d.reload {
+		uses = uses[1:] // a TPM's library makes no key that derives
+	}
+	d.Tool(append([]string{"--keypairgen", "--key-type", kind, "--label", label, "--id", id}, uses...)...)
 }
 
 // Delete removes every key of a label.
 func (d *PKCS11) Delete(label string) {
 	d.t.Helper()
+	defer d.seen()
 	for _, kind := range []string{"secrkey", "privkey", "pubkey"} {
 		for range 4 {
-			cmd := exec.Command("pkcs11-tool", "--module", softHSM, "--token-label", "customer", "--login", "--pin", d.PIN, "--delete-object", "--type", kind, "--label", label)
+			cmd := exec.Command("pkcs11-tool", "--module", d.library, "--token-label", "customer", "--login", "--pin", d.PIN, "--delete-object", "--type", kind, "--label", label)
 			cmd.Env = d.env
 			if cmd.Run() != nil {
 				break
 			}
 		}
+	}
+}
+
+// seen has the process see what was made or deleted.
+func (d *PKCS11) seen() {
+	d.t.Helper()
+	if d.reload && d.cmd != nil {
+		d.Stop()
+		d.Start()
 	}
 }
 
@@ -122,7 +150,7 @@ func (d *PKCS11) Start() {
 		return
 	}
 	socket := filepath.Join(d.Directory, "hsm.sock")
-	d.cmd = exec.Command(d.binary, "--library", softHSM, "--token", "customer", "--pin-file", filepath.Join(d.Directory, "pin"), "--socket", socket)
+	d.cmd = exec.Command(d.binary, "--library", d.library, "--token", "customer", "--pin-file", filepath.Join(d.Directory, "pin"), "--socket", socket)
 	d.cmd.Env, d.cmd.Stderr = d.env, os.Stderr
 	if err := d.cmd.Start(); err != nil {
 		d.t.Fatal(err)
