@@ -122,14 +122,14 @@ needs the new key. Run it as the user of the server.
 
 Alone it makes a new key of the same kind and puts it in the place of the file that
 there is. With --new-key the new key is another file: what is in it, or one that is
-made; with --new-pkcs11-socket and --new-pkcs11-label it is wrapped by a key of that
+made; with --new-socket and --new-label it is wrapped by a key of that
 device, and without them it is not. Then give the server that file.
 
 The old key opens nothing afterwards, unless --keep-old says that it still does until
 breakwater platform retire: for several servers that get their key one after the other.`,
 	}, func(ctx context.Context, c *config, out io.Writer) error {
 		if err := next.check(); err != nil {
-			return usagef("--new-pkcs11-socket and --new-pkcs11-label: %w", err)
+			return usagef("--new-socket and --new-label: %w", err)
 		}
 		if next.Key == "" && next.PKCS11.Socket != "" {
 			return usagef("name another file for the wrapped key with --new-key; the server starts with the one or the other")
@@ -137,8 +137,8 @@ breakwater platform retire: for several servers that get their key one after the
 		return rotatePlatform(ctx, c, next, keep, out)
 	})
 	c.Flags().StringVar(&next.Key, "new-key", "", "file of the new platform key, made if it is not there (default: the file that there is, replaced)")
-	c.Flags().StringVar(&next.PKCS11.Socket, "new-pkcs11-socket", "", "socket of breakwater-pkcs11, for a new key that a device wraps")
-	c.Flags().StringVar(&next.PKCS11.Label, "new-pkcs11-label", "", "label of the device's key that wraps it")
+	c.Flags().StringVar(&next.PKCS11.Socket, "new-socket", "", "socket of breakwater-pkcs11, for a new key that a device wraps")
+	c.Flags().StringVar(&next.PKCS11.Label, "new-label", "", "label of the device's key that wraps it")
 	c.Flags().BoolVar(&keep, "keep-old", false, "the old key opens the root as well, until breakwater platform retire")
 	return c
 }

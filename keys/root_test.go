@@ -257,3 +257,33 @@ func TestRingsTellWhoseRootTheyFollowFrom(t *testing.T) {
 		}
 	})
 }
+
+func TestRootVectorOfTheDocument(t *testing.T) {
+	doc, err := os.ReadFile("../docs/format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, _ := strings.Cut(string(doc), "\n```root\n")
+	body, _, ok := strings.Cut(body, "```")
+	head, file, found := strings.Cut(body, "\n{")
+	if !ok || !found {
+		t.Fatal("docs/format.md has no vector of a root")
+	}
+	var key, want []byte
+	var purpose string
+	if _, err := fmt.Sscanf(head, "platform key: %x\npurpose: %s\nderived: %x", &key, &purpose, &want); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "key"), key, 0o600), os.WriteFile(filepath.Join(dir, "root"), []byte("{"+file), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := keys.OpenPlatform(filepath.Join(dir, "key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := keys.OpenRoot(filepath.Join(dir, "root"), p)
+	if err != nil || !bytes.Equal(r.Derive(purpose), want) {
+		t.Errorf("the root of the document: %v, or another one", err)
+	}
+}
