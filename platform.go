@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -189,11 +190,13 @@ func rotatePlatform(ctx context.Context, c *config, next platformConfig, keep bo
 	if err != nil {
 		return fmt.Errorf("the new key, read again: %w", err)
 	}
-	before := root.Key() + " opens nothing any more"
-	if keep {
-		before = root.Key() + " still does, until breakwater platform retire"
-	} else if _, err := after.Retire(operator()); err != nil {
-		return err
+	before := root.Key() + " still does, until breakwater platform retire"
+	if !keep {
+		retired, err := after.Retire(operator())
+		if err != nil {
+			return err
+		}
+		before = gone(after, retired)
 	}
 	_, err = fmt.Fprintf(out, "The platform key %s in %s opens what the server stores; %s.\n", after.Key(), now.Platform.Key, before)
 	if err == nil && !inPlace {
@@ -222,15 +225,23 @@ func platformRetireCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		said := "nothing else did"
-		if len(retired) > 0 {
-			said = strings.Join(retired, " and ") + " opens nothing any more"
-		}
-		_, err = fmt.Fprintf(out, "The platform key %s opens what the server stores; %s.\n", root.Key(), said)
+		_, err = fmt.Fprintf(out, "The platform key %s opens what the server stores; %s.\n", root.Key(), gone(root, retired))
 		return err
 	})
 	c.Flags().BoolVar(&back, "back", false, "keep the old key, and give the new one up")
 	return c
+}
+
+// gone says what became of keys that were retired. The key of a server from before there
+// were roots is its root, and nothing takes that from who has it.
+func gone(root *keys.Root, retired []string) string {
+	switch {
+	case len(retired) == 0:
+		return "nothing else did"
+	case slices.Contains(retired, root.Name()):
+		return root.Name() + " opens nothing here any more, but is the root of this server itself: keep it as secret as before"
+	}
+	return strings.Join(retired, " and ") + " opens nothing any more"
 }
 
 // operator is who is at the keyboard, as far as the machine knows: who logged in, if it

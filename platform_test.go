@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"breakwater/db/dbtest"
 	"breakwater/keys"
@@ -167,7 +168,9 @@ func TestAServerFromBeforeThereWereRootsGetsAnotherPlatformKey(t *testing.T) {
 				t.Errorf("the owner's login is answered with %d", got)
 			}
 			copied(t, path, path+".old")
-			does(t, "platform", "rotate", "--data", data)
+			if said := does(t, "platform", "rotate", "--data", data); !strings.Contains(said, "is the root of this server itself") {
+				t.Errorf("it says %s", said)
+			}
 			s.kill()
 			s.start()
 			if got := knocks(t, data); got != http.StatusOK {
@@ -177,4 +180,57 @@ func TestAServerFromBeforeThereWereRootsGetsAnotherPlatformKey(t *testing.T) {
 			refuses(t, "does not open the root", append(slices.Clone(s.args), "--platform-key", path+".old")...)
 		})
 	}
+}
+
+// Who puts an older root file back, with the key of then, is let in, as who restores a
+// backup is; but not unnoticed. Nor is what happens to the file of a server that runs.
+func TestARootFileThatIsNotTheLastIsOnRecord(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	s := newPatient(t, data)
+	s.args = append(s.args, "--config", filepath.Join(t.TempDir(), "server.yaml"))
+	if err := os.WriteFile(s.args[len(s.args)-1], []byte("keys:\n  every: 100ms\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	key, sealed := filepath.Join(data, "platform.key"), filepath.Join(data, "root.sealed")
+	copied(t, key, key+".old")
+	copied(t, sealed, sealed+".old")
+	does(t, "platform", "rotate", "--data", data)
+	told := func(n int) {
+		t.Helper()
+		for range 200 {
+			log := does(t, "logs", "--category", "Security", "--output", "json", "--owner-file", filepath.Join(data, "owner.json"))
+			if strings.Count(log, `"kind":"key","object":"root"`) == n {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Errorf("damage of the root is not on record %d times", n)
+	}
+	recorded := func(n int) {
+		t.Helper()
+		for range 200 {
+			if len(onRecord(t, data)) == n {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Errorf("on record: %q", onRecord(t, data))
+	}
+	recorded(3)
+	told(0)
+	if err := os.Remove(sealed); err != nil {
+		t.Fatal(err)
+	}
+	told(1)
+	if got := knocks(t, data); got != http.StatusOK {
+		t.Errorf("without the file the server that runs answers with %d", got)
+	}
+	s.kill()
+	copied(t, key+".old", key)
+	copied(t, sealed+".old", sealed)
+	s.start()
+	told(2)
+	does(t, "platform", "rotate", "--data", data)
+	recorded(5)
 }

@@ -161,6 +161,9 @@ func TestKeysMoveToACustomerAndBackWhileTheyAreUsed(t *testing.T) {
 		same("before")
 		ctx := t.Context()
 		v.move(one.Rewrap(ctx, "shop", v.held("root", "1")))
+		if err := one.Fit(ctx); err != nil {
+			t.Errorf("the platform's key does not fit what a customer holds: %v", err)
+		}
 		same("with a customer")
 		for i := range 3 {
 			v.move(two.Renew(ctx, "shop"))
