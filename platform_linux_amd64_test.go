@@ -112,53 +112,53 @@ func TestAChangeOfThePlatformKeyIsBrokenAtEveryWrite(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		command []string
-		key     string // the one that is to be configured afterwards
+		key     string    // the one that is to be configured afterwards
+		how     []verdict // in turn
 	}{
-		{"in place", nil, "platform.key"},
-		{"another file", []string{"--new-key", "next.key"}, "next.key"},
+		{"in place, killed", nil, "platform.key", []verdict{{kill: true}}},
+		{"in place, failed", nil, "platform.key", []verdict{{fail: syscall.ENOSPC}, {fail: syscall.EIO}}},
+		{"another file, killed", []string{"--new-key", "next.key"}, "next.key", []verdict{{kill: true}}},
 	} {
-		for how, v := range map[string][]verdict{"killed": {{kill: true}}, "failed": {{fail: syscall.ENOSPC}, {fail: syscall.EIO}}} {
-			t.Run(c.name+" "+how, func(t *testing.T) {
-				points := 0
-				for n := 1; ; n += count("BREAKWATER_TEST_STRIDE", 1) {
-					r := newRotation(t, s.data, c.command...)
-					at := r.broken(n, v[n%len(v)])
-					if at == "" {
-						break
-					}
-					points++
-					now, err := r.opens("platform.key")
-					if err != nil && c.key != "platform.key" { // it may be over for the old one
-						now, err = r.opens(c.key)
-					}
-					if err != nil || now.Name() != was.Name() {
-						t.Fatalf("at %s: the root is lost: %v", at, err)
-					}
-					// It goes on where it was, or says how it ends.
-					var out bytes.Buffer
-					if run(t.Context(), r.command, &out, &out) != success {
-						out.Reset()
-						if run(t.Context(), []string{"platform", "retire", "--data", r.dir, "--platform-key", filepath.Join(r.dir, c.key)}, &out, &out) != success {
-							t.Fatalf("at %s: it cannot be ended: %s", at, out.String())
-						}
-					}
-					after, err := r.opens(c.key)
-					if err != nil || after.Name() != was.Name() || len(after.Keys()) != 1 {
-						t.Fatalf("at %s: the new key opens %v, %v", at, after, err)
-					}
-					if err := os.WriteFile(filepath.Join(r.dir, "old.key"), old, 0o600); err != nil {
-						t.Fatal(err)
-					}
-					if _, err := r.opens("old.key"); err == nil {
-						t.Fatalf("at %s: the old key still opens the root", at)
+		t.Run(c.name, func(t *testing.T) {
+			points := 0
+			for n := 1; ; n += count("BREAKWATER_TEST_STRIDE", 1) {
+				r := newRotation(t, s.data, c.command...)
+				at := r.broken(n, c.how[n%len(c.how)])
+				if at == "" {
+					break
+				}
+				points++
+				now, err := r.opens("platform.key")
+				if err != nil && c.key != "platform.key" { // it may be over for the old one
+					now, err = r.opens(c.key)
+				}
+				if err != nil || now.Name() != was.Name() {
+					t.Fatalf("at %s: the root is lost: %v", at, err)
+				}
+				// It goes on where it was, or says how it ends.
+				var out bytes.Buffer
+				if run(t.Context(), r.command, &out, &out) != success {
+					out.Reset()
+					if run(t.Context(), []string{"platform", "retire", "--data", r.dir, "--platform-key", filepath.Join(r.dir, c.key)}, &out, &out) != success {
+						t.Fatalf("at %s: it cannot be ended: %s", at, out.String())
 					}
 				}
-				t.Logf("%s at each of %d writes", how, points)
-				if points*count("BREAKWATER_TEST_STRIDE", 1) < 10 {
-					t.Errorf("a change has only %d writes?", points)
+				after, err := r.opens(c.key)
+				if err != nil || after.Name() != was.Name() || len(after.Keys()) != 1 {
+					t.Fatalf("at %s: the new key opens %v, %v", at, after, err)
 				}
-			})
-		}
+				if err := os.WriteFile(filepath.Join(r.dir, "old.key"), old, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := r.opens("old.key"); err == nil {
+					t.Fatalf("at %s: the old key still opens the root", at)
+				}
+			}
+			t.Logf("broken at each of %d writes", points)
+			if points*count("BREAKWATER_TEST_STRIDE", 1) < 10 {
+				t.Errorf("a change has only %d writes?", points)
+			}
+		})
 	}
 
 	// And the server goes on with what is there in the end.
