@@ -59,7 +59,7 @@ func (h *house) firstStart(ctx context.Context, c *config, l login) error {
 	if err := h.owner(ctx, g, c, l); err != nil {
 		return fmt.Errorf("make the owner: %w", err)
 	}
-	return h.unlock(ctx)
+	return nil
 }
 
 // ensure writes a document that is not there yet, and its event.
@@ -132,19 +132,6 @@ func moved(path string, now login) error {
 		return nil
 	}
 	return writeLogin(path+".moved", path, now)
-}
-
-// unlock refuses to start where the platform key is not the one that the
-// registry's keys were wrapped by: it would fail at the first pull otherwise.
-func (h *house) unlock(ctx context.Context) error {
-	r, err := h.registries.ByName(ctx, registryName)
-	if err != nil {
-		return err
-	}
-	if _, err := h.rings.Ring(ctx, r.UID); err != nil {
-		return fmt.Errorf("the platform key does not open the registry's keys; it belongs to another database: %w", err)
-	}
-	return nil
 }
 
 // writeLogin writes the file at draft, durably, and then calls it path.
