@@ -79,6 +79,19 @@ func (k DataKey) Registry() string { return k.registry }
 // Version is the number of the key in its ring, from 1.
 func (k DataKey) Version() uint32 { return k.version }
 
+// With is the key mixed with a secret that lies elsewhere: HKDF-SHA256(data key, salt
+// secret). What is derived from it takes both, so it ends with either.
+func (k DataKey) With(secret *[Size]byte) (DataKey, error) {
+	if k.secret == nil {
+		return DataKey{}, fault.New(fault.Unavailable, "this registry has no key at the moment")
+	}
+	both, err := hkdf.Key(sha256.New, k.secret()[:], secret[:], "breakwater object 2", Size)
+	if err != nil {
+		return DataKey{}, err
+	}
+	return DataKey{registry: k.registry, version: k.version, secret: hide(both)}, nil
+}
+
 // Derive returns a key for one object and a commitment to it: the two halves of
 // HKDF-SHA256(data key, salt, info). Who can make two data keys, salts or infos
 // yield one commitment has broken SHA-256, so an object that stores its

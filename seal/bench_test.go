@@ -51,7 +51,7 @@ func BenchmarkSeal(b *testing.B) {
 	b.SetBytes(large)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := seal.NewReader(bytes.NewReader(plain), r.Current(), here).WriteTo(io.Discard); err != nil {
+		if _, err := seal.NewReader(bytes.NewReader(plain), r.Current(), here, secret).WriteTo(io.Discard); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -77,7 +77,7 @@ func BenchmarkOpen(b *testing.B) {
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
 			for b.Loop() {
-				s, err := seal.Open(f, info.Size(), r, here)
+				s, err := seal.Open(f, info.Size(), r, here, secret)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -131,7 +131,7 @@ func BenchmarkPush(b *testing.B) {
 			for b.Loop() {
 				key := object.NewKey()
 				src := io.TeeReader(bytes.NewReader(plain), sha256.New())
-				if _, err := disk.Put(b.Context(), key, seal.NewReader(src, r.Current(), seal.Place{Registry: "reg-1", Object: key})); err != nil {
+				if _, err := disk.Put(b.Context(), key, seal.NewReader(src, r.Current(), seal.Place{Registry: "reg-1", Object: key}, secret)); err != nil {
 					b.Fatal(err)
 				}
 				if err := disk.Delete(b.Context(), key); err != nil {

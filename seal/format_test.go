@@ -26,6 +26,7 @@ import (
 type vector struct {
 	form             byte
 	dataKey          []byte
+	secret           []byte // nil in the first format
 	version          uint32
 	registry, object string
 	salt, prefix     []byte
@@ -37,7 +38,11 @@ func (v vector) head() []byte {
 	if v.form == 2 {
 		log = 0
 	}
-	return binary.BigEndian.AppendUint32([]byte{'B', 'W', 'S', 1, v.form, log, 0, 0}, v.version)
+	format := byte(1)
+	if v.secret != nil {
+		format = 2
+	}
+	return binary.BigEndian.AppendUint32([]byte{'B', 'W', 'S', format, v.form, log, 0, 0}, v.version)
 }
 
 func (v vector) info() []byte {
@@ -50,11 +55,23 @@ func (v vector) info() []byte {
 
 func (v vector) derived(t testing.TB) (key, commitment []byte) {
 	t.Helper()
-	both, err := hkdf.Key(sha256.New, v.dataKey, v.salt, string(v.info()), 64)
+	both, err := hkdf.Key(sha256.New, v.mixed(t), v.salt, string(v.info()), 64)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return both[:32], both[32:]
+}
+
+func (v vector) mixed(t testing.TB) []byte {
+	t.Helper()
+	if v.secret == nil {
+		return v.dataKey
+	}
+	b, err := hkdf.Key(sha256.New, v.dataKey, v.secret, "breakwater object 2", 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func (v vector) reference(t testing.TB) []byte {
@@ -147,6 +164,13 @@ func TestVectorsOfTheDocument(t *testing.T) {
 			if _, err := fmt.Sscan(b["key version"], &v.version); err != nil {
 				t.Fatal(err)
 			}
+			if s, ok := b["secret"]; ok {
+				v.secret = unhex(t, s)
+			}
+			theirs, err := seal.ParseSecret(v.secret)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if n, ok := strings.CutPrefix(b["plaintext"], "counting, "); ok {
 				size, err := strconv.Atoi(n)
 				if err != nil {
@@ -161,18 +185,17 @@ func TestVectorsOfTheDocument(t *testing.T) {
 			key, commitment := v.derived(t)
 			sealed := v.reference(t)
 			sum := sha256.Sum256(sealed)
-			for name, is := range map[string][]byte{"info": v.info(), "key": key, "commitment": commitment, "sealed": sealed, "sha256 of sealed": sum[:]} {
+			for name, is := range map[string][]byte{"info": v.info(), "mixed": v.mixed(t), "key": key, "commitment": commitment, "sealed": sealed, "sha256 of sealed": sum[:]} {
 				if want, ok := b[name]; ok && want != hex.EncodeToString(is) {
 					t.Errorf("%s is\n%x, the document says\n%s", name, is, want)
 				}
 			}
 			place := seal.Place{Registry: v.registry, Object: v.object}
 			var got []byte
-			var err error
 			if v.form == 2 {
 				got, err = seal.OpenSmall(v.ring(t), place, sealed)
 			} else {
-				got, err = open(v.ring(t), place, sealed)
+				got, err = openWith(v.ring(t), place, theirs, sealed)
 			}
 			if err != nil || !bytes.Equal(got, v.plaintext) {
 				t.Errorf("opened to %d bytes, %v", len(got), err)
@@ -181,11 +204,11 @@ func TestVectorsOfTheDocument(t *testing.T) {
 	}
 }
 
-// What follows our 44 bytes is Tink's AES-GCM-HKDF streaming, and info is its
-// associated data: Tink opens what we seal and we open what Tink seals.
+// What follows our 44 bytes is Tink's AES-GCM-HKDF streaming, with the data key and the
+// object's secret, mixed, for its key, and info for its associated data: Tink opens what we seal and we open what Tink seals.
 func TestTinkAgrees(t *testing.T) {
-	v := vector{form: 1, dataKey: bytes.Repeat([]byte{7}, 32), version: 2, registry: here.Registry, object: here.Object}
-	tink, err := subtle.NewAESGCMHKDF(v.dataKey, "SHA256", 32, 65536, 44)
+	v := vector{form: 1, dataKey: bytes.Repeat([]byte{7}, 32), secret: secret.Bytes(), version: 2, registry: here.Registry, object: here.Object}
+	tink, err := subtle.NewAESGCMHKDF(v.mixed(t), "SHA256", 32, 65536, 44)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,17 @@ import (
 
 // fixed is sealed bytes that are the same in every process that fuzzes.
 func fixed(f *testing.F, form byte, plain []byte) []byte {
-	v := vector{form: form, version: 1, registry: here.Registry, object: here.Object, plaintext: plain,
+	v := vector{form: form, version: 1, secret: hidden(form), registry: here.Registry, object: here.Object, plaintext: plain,
 		dataKey: bytes.Repeat([]byte{1}, 32), salt: bytes.Repeat([]byte{byte(len(plain))}, 32), prefix: make([]byte, 7)}
 	return v.reference(f)
+}
+
+// hidden is the secret of what is of this form: rows have none.
+func hidden(form byte) []byte {
+	if form == 1 {
+		return secret.Bytes()
+	}
+	return nil
 }
 
 // Whatever bytes lie where a sealed object was: it opens to what was sealed, or

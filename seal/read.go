@@ -36,7 +36,7 @@ type Reader struct {
 // segment at once, so that bytes that were cut are ErrDamaged before the first
 // of them is used. Errors of r are returned as they are, and an r that is
 // shorter than size is ErrDamaged.
-func Open(r io.ReaderAt, size int64, ring *keys.Ring, p Place) (*Reader, error) {
+func Open(r io.ReaderAt, size int64, ring *keys.Ring, p Place, secret Secret) (*Reader, error) {
 	segments, plain, err := layout(size)
 	if err != nil {
 		return nil, err
@@ -50,7 +50,7 @@ func Open(r io.ReaderAt, size int64, ring *keys.Ring, p Place) (*Reader, error) 
 	if err := s.read(begin, 0); err != nil {
 		return nil, err
 	}
-	if s.cryptor, err = resume(begin, segmented, ring, p); err != nil {
+	if s.cryptor, err = resume(begin, segmented, ring, p, secret); err != nil {
 		return nil, err
 	}
 	if segments == 1 {

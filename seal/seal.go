@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 
 	"breakwater/keys"
@@ -42,6 +43,13 @@ const (
 	tinkHeader = 1 + keys.Size + prefixSize // what Tink's length byte says
 )
 
+// The two formats, in the fourth byte: the key of an object of the second takes a
+// secret that is not in it.
+const (
+	alone      = 1
+	withSecret = 2
+)
+
 // The two forms, in the fifth byte.
 const (
 	segmented = 1 // segments of 64 KiB
@@ -50,13 +58,65 @@ const (
 
 // head is what a reader must know to find the key. All of it goes into the
 // key's derivation, so none of it can be changed.
-func head(form byte, version uint32) [headSize]byte {
-	h := [headSize]byte{'B', 'W', 'S', 1, form}
+func head(format, form byte, version uint32) [headSize]byte {
+	h := [headSize]byte{'B', 'W', 'S', format, form}
 	if form == segmented {
 		h[5] = 16 // log2 of the segment
 	}
 	binary.BigEndian.PutUint32(h[8:], version)
 	return h
+}
+
+// A Secret is what an object's key takes beside the data key, and what lies in no other
+// place than the object's row: when that is gone, nobody opens the object, whatever
+// other keys he has. The zero Secret is none: the object is of the first format, from
+// before there were any.
+type Secret struct{ hidden func() *[keys.Size]byte }
+
+// NewSecret is a new one.
+func NewSecret() Secret {
+	b := new([keys.Size]byte)
+	rand.Read(b[:])
+	return Secret{func() *[keys.Size]byte { return b }}
+}
+
+// ParseSecret reads what Bytes wrote. Anything else is ErrDamaged.
+func ParseSecret(b []byte) (Secret, error) {
+	if b == nil {
+		return Secret{}, nil
+	}
+	if len(b) != keys.Size {
+		return Secret{}, fmt.Errorf("%w: the secret of an object has %d bytes", ErrDamaged, len(b))
+	}
+	c := [keys.Size]byte(b)
+	return Secret{func() *[keys.Size]byte { return &c }}, nil
+}
+
+// Bytes are for the object's row; nil for none.
+func (s Secret) Bytes() []byte {
+	if s.hidden == nil {
+		return nil
+	}
+	return s.hidden()[:]
+}
+
+// Format keeps a Secret out of logs.
+func (Secret) Format(f fmt.State, _ rune) { io.WriteString(f, "[secret]") }
+
+// format is of objects with such a secret.
+func (s Secret) format() byte {
+	if s.hidden == nil {
+		return alone
+	}
+	return withSecret
+}
+
+// mixed is the data key that the object's key is derived from.
+func (s Secret) mixed(k keys.DataKey) (keys.DataKey, error) {
+	if s.hidden == nil {
+		return k, nil
+	}
+	return k.With(s.hidden())
 }
 
 // A cryptor seals or opens the segments of one object.
@@ -91,8 +151,12 @@ func derive(k keys.DataKey, h [headSize]byte, salt []byte, p Place) (c cryptor, 
 }
 
 // begin makes the cryptor of a new object and writes its header into dst.
-func begin(dst []byte, form byte, k keys.DataKey, p Place) (cryptor, error) {
-	h := head(form, k.Version())
+func begin(dst []byte, form byte, k keys.DataKey, p Place, s Secret) (cryptor, error) {
+	k, err := s.mixed(k)
+	if err != nil {
+		return cryptor{}, err
+	}
+	h := head(s.format(), form, k.Version())
 	dst = dst[:headerSize]
 	rand.Read(dst[saltAt:])
 	c, commitment, err := derive(k, h, dst[saltAt:prefixAt], p)
@@ -104,18 +168,21 @@ func begin(dst []byte, form byte, k keys.DataKey, p Place) (cryptor, error) {
 }
 
 // resume makes the cryptor of the sealed object that starts with b.
-func resume(b []byte, form byte, ring *keys.Ring, p Place) (cryptor, error) {
+func resume(b []byte, form byte, ring *keys.Ring, p Place, s Secret) (cryptor, error) {
 	if len(b) < headerSize+tagSize {
 		return cryptor{}, fmt.Errorf("%w: too short", ErrDamaged)
 	}
 	version := binary.BigEndian.Uint32(b[8:])
-	h := head(form, version)
+	h := head(s.format(), form, version)
 	if [headSize]byte(b) != h || b[saltAt-1] != tinkHeader {
 		return cryptor{}, fmt.Errorf("%w: no header", ErrDamaged)
 	}
 	k, err := ring.Version(version)
 	if err != nil { // nobody has sealed with it, so somebody has changed the number, or the keys are not all there
 		return cryptor{}, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if k, err = s.mixed(k); err != nil {
+		return cryptor{}, err
 	}
 	c, commitment, err := derive(k, h, b[saltAt:prefixAt], p)
 	if err != nil {
@@ -179,7 +246,7 @@ func Size(sealed int64) (plain int64, err error) {
 // Small seals what is wholly in memory, in one segment.
 func Small(k keys.DataKey, p Place, plaintext []byte) ([]byte, error) {
 	sealed := make([]byte, headerSize+len(plaintext)+tagSize)
-	c, err := begin(sealed, whole, k, p)
+	c, err := begin(sealed, whole, k, p, Secret{})
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +257,7 @@ func Small(k keys.DataKey, p Place, plaintext []byte) ([]byte, error) {
 
 // OpenSmall opens what Small sealed. Anything else is ErrDamaged.
 func OpenSmall(ring *keys.Ring, p Place, sealed []byte) ([]byte, error) {
-	c, err := resume(sealed, whole, ring, p)
+	c, err := resume(sealed, whole, ring, p, Secret{})
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,9 @@ const (
 var lengths = []int{0, 1, 15, 16, 17, first - 1, first, first + 1, first + other - 1, first + other, first + other + 1,
 	first + 3*other - 1, first + 3*other, first + 3*other + 1, first + 4*other, first + 7*other + 5}
 
+// secret is that of every object that is not of the first format.
+var secret, _ = seal.ParseSecret(bytes.Repeat([]byte{9}, keys.Size))
+
 var here = seal.Place{Registry: "reg-1", Object: "3f/0a94"}
 
 func ring(t testing.TB, registry string, versions ...byte) *keys.Ring {
@@ -55,15 +58,17 @@ func content(n int) []byte {
 func sealed(t testing.TB, r *keys.Ring, p seal.Place, plain []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if _, err := seal.NewReader(bytes.NewReader(plain), r.Current(), p).WriteTo(&b); err != nil {
+	if _, err := seal.NewReader(bytes.NewReader(plain), r.Current(), p, secret).WriteTo(&b); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 // open reads everything, through a stream.
-func open(r *keys.Ring, p seal.Place, b []byte) ([]byte, error) {
-	s, err := seal.Open(bytes.NewReader(b), int64(len(b)), r, p)
+func open(r *keys.Ring, p seal.Place, b []byte) ([]byte, error) { return openWith(r, p, secret, b) }
+
+func openWith(r *keys.Ring, p seal.Place, secret seal.Secret, b []byte) ([]byte, error) {
+	s, err := seal.Open(bytes.NewReader(b), int64(len(b)), r, p, secret)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +106,7 @@ func TestWhatIsSealedOpens(t *testing.T) {
 
 func at(t *testing.T, r *keys.Ring, b []byte) *seal.Reader {
 	t.Helper()
-	s, err := seal.Open(bytes.NewReader(b), int64(len(b)), r, here)
+	s, err := seal.Open(bytes.NewReader(b), int64(len(b)), r, here, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +122,7 @@ func TestSealedFormDoesNotDependOnHowItIsRead(t *testing.T) {
 			"eof":    iotest.DataErrReader(bytes.NewReader(plain)),
 			"plain":  bytes.NewReader(plain),
 		} {
-			s := seal.NewReader(src, r.Current(), here)
+			s := seal.NewReader(src, r.Current(), here, secret)
 			b, err := io.ReadAll(iotest.HalfReader(s))
 			if err != nil {
 				t.Fatal(err)
@@ -138,13 +143,13 @@ func TestFailedSourceYieldsNothingThatOpens(t *testing.T) {
 		for _, n := range lengths {
 			src := func() io.Reader { return io.MultiReader(bytes.NewReader(content(n)), iotest.ErrReader(cut)) }
 			var b bytes.Buffer
-			if _, err := seal.NewReader(src(), r.Current(), here).WriteTo(&b); err != cut {
+			if _, err := seal.NewReader(src(), r.Current(), here, secret).WriteTo(&b); err != cut {
 				t.Errorf("write of %d: %v; want %v", n, err, cut)
 			}
 			if _, err := open(r, here, b.Bytes()); !errors.Is(err, seal.ErrDamaged) {
 				t.Errorf("%d bytes before the cut opened: %v", n, err)
 			}
-			part, err := io.ReadAll(seal.NewReader(src(), r.Current(), here))
+			part, err := io.ReadAll(seal.NewReader(src(), r.Current(), here, secret))
 			if err != cut {
 				t.Errorf("read of %d: %v; want %v", n, err, cut)
 			}
@@ -157,7 +162,7 @@ func TestFailedSourceYieldsNothingThatOpens(t *testing.T) {
 
 func TestFailedWriteEndsTheSource(t *testing.T) {
 	full := errors.New("full")
-	s := seal.NewReader(bytes.NewReader(content(first+9*other)), ring(t, "reg-1", 1).Current(), here)
+	s := seal.NewReader(bytes.NewReader(content(first+9*other)), ring(t, "reg-1", 1).Current(), here, secret)
 	if _, err := s.WriteTo(writerFunc(func([]byte) (int, error) { return 0, full })); err != full {
 		t.Errorf("write: %v", err)
 	}
@@ -223,11 +228,11 @@ func TestCutObjectIsDamagedBeforeTheFirstByte(t *testing.T) {
 	r := ring(t, "reg-1", 1)
 	b := sealed(t, r, here, content(first+5*other))
 	for _, n := range []int{len(b) - 1, len(b) - 1<<16, 1 << 16, 1<<16 + 20} {
-		if _, err := seal.Open(bytes.NewReader(b[:n]), int64(n), r, here); !errors.Is(err, seal.ErrDamaged) {
+		if _, err := seal.Open(bytes.NewReader(b[:n]), int64(n), r, here, secret); !errors.Is(err, seal.ErrDamaged) {
 			t.Errorf("cut to %d: %v", n, err)
 		}
 	}
-	if _, err := seal.Open(bytes.NewReader(b[:1<<16]), int64(len(b)), r, here); !errors.Is(err, seal.ErrDamaged) {
+	if _, err := seal.Open(bytes.NewReader(b[:1<<16]), int64(len(b)), r, here, secret); !errors.Is(err, seal.ErrDamaged) {
 		t.Errorf("shorter than it says: %v", err)
 	}
 }
@@ -296,7 +301,7 @@ func TestKeyOfAnotherRegistryDoesNotSeal(t *testing.T) {
 		if _, err := seal.Small(k, here, nil); err == nil {
 			t.Error("Small sealed")
 		}
-		if b, err := io.ReadAll(seal.NewReader(bytes.NewReader([]byte("x")), k, here)); err == nil || len(b) > 0 {
+		if b, err := io.ReadAll(seal.NewReader(bytes.NewReader([]byte("x")), k, here, secret)); err == nil || len(b) > 0 {
 			t.Errorf("reader yielded %d bytes, %v", len(b), err)
 		}
 	}
@@ -345,7 +350,7 @@ func TestErrorsOfTheDiskAreNotDamage(t *testing.T) {
 			}
 			return bytes.NewReader(b).ReadAt(p, off)
 		})
-		s, err := seal.Open(disk, int64(len(b)), r, here)
+		s, err := seal.Open(disk, int64(len(b)), r, here, secret)
 		if err == nil {
 			_, err = s.NewStream().WriteTo(io.Discard)
 		}
@@ -462,5 +467,39 @@ func TestLengthThatNothingSealsToIsRefused(t *testing.T) {
 		if size, err := seal.Size(n); !errors.Is(err, seal.ErrDamaged) {
 			t.Errorf("%s sealed bytes hold %d, %v", strconv.FormatInt(n, 10), size, err)
 		}
+	}
+}
+
+// Which format an object has is said by whether it has a secret: one of the first
+// format is not opened where there is a secret, nor one of the second without its own.
+func TestAnObjectOpensWithItsOwnSecretOnly(t *testing.T) {
+	r := ring(t, "reg-1", 1)
+	none := seal.Secret{}
+	for _, n := range []int{0, 1, first + other + 1} {
+		plain := content(n)
+		of := func(s seal.Secret) []byte {
+			b, err := io.ReadAll(seal.NewReader(bytes.NewReader(plain), r.Current(), here, s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		for i, sealing := range []seal.Secret{none, secret, seal.NewSecret()} {
+			for j, opening := range []seal.Secret{none, secret, seal.NewSecret(), sealing} {
+				got, err := openWith(r, here, opening, of(sealing))
+				if same := bytes.Equal(sealing.Bytes(), opening.Bytes()); same && (err != nil || !bytes.Equal(got, plain)) ||
+					!same && (!errors.Is(err, seal.ErrDamaged) || len(got) > 0) {
+					t.Errorf("%d bytes: secret %d opens what %d sealed to %d, %v", n, j, i, len(got), err)
+				}
+			}
+		}
+	}
+	for _, n := range []int{0, 1, 31, 33} {
+		if _, err := seal.ParseSecret(make([]byte, n)); !errors.Is(err, seal.ErrDamaged) {
+			t.Errorf("a secret of %d bytes: %v", n, err)
+		}
+	}
+	if s := fmt.Sprintf("%v %+v %x %s", secret, secret, secret, []any{&secret}); bytes.Contains([]byte(s), []byte("09")) {
+		t.Errorf("a secret prints as %s", s)
 	}
 }

@@ -17,19 +17,22 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
 // NewReader returns the sealed form of src.
 //
+// Who opens it needs the secret, too.
+//
 // When src fails, so does the sealed form, and what has come out of it does not
 // open. A src that ends with io.ErrUnexpectedEOF, like the body of a request
 // that was cut off, has failed.
-func NewReader(src io.Reader, k keys.DataKey, p Place) *Source {
-	return &Source{src: src, key: k, place: p}
+func NewReader(src io.Reader, k keys.DataKey, p Place, secret Secret) *Source {
+	return &Source{src: src, key: k, place: p, secret: secret}
 }
 
 // A Source is the sealed form of a reader: an io.Reader, and an io.WriterTo
 // that copies no byte and writes pieces of 256 KiB.
 type Source struct {
-	src   io.Reader
-	key   keys.DataKey
-	place Place
+	src    io.Reader
+	key    keys.DataKey
+	place  Place
+	secret Secret
 
 	cryptor
 	nonce nonce
@@ -93,7 +96,7 @@ func (s *Source) next() {
 	end := 0
 	if s.buf == nil {
 		s.buf = chunks.Get().(*[chunk]byte)
-		if s.cryptor, s.err = begin(s.buf[:], segmented, s.key, s.place); s.err != nil {
+		if s.cryptor, s.err = begin(s.buf[:], segmented, s.key, s.place, s.secret); s.err != nil {
 			return
 		}
 		end = headerSize
