@@ -47,6 +47,9 @@ const (
 	GenerateCredentials  Action = registries + "generateCredentials/action"
 	RegenerateCredential Action = registries + "regenerateCredential/action"
 	RotateDataKey        Action = registries + "rotateDataKey/action"
+	RegistryErase        Action = registries + "erase/action"            // destroy all content of a registry, and its keys
+	RepositoryErase      Action = registries + "eraseRepository/action"  // … of a repository
+	ReceiptRead          Action = "Breakwater.Keys/receipts/read"        // look at what was destroyed below a scope
 	KeyUse               Action = "Breakwater.Keys/providers/use/action" // have a registry's keys wrapped there
 	AdminUserUse         Action = registries + "adminUser/use"           // event: somebody came in with its password
 	EventRead            Action = "Microsoft.Insights/eventtypes/values/Read"

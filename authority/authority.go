@@ -69,6 +69,7 @@ var rows = []row{
 	{"GET", "/{tenant}/.well-known/openid-configuration", opPublic, public((*API).configuration)},
 	{"GET", "/{tenant}/discovery/v2.0/keys", opPublic, public((*API).keys)},
 	{"GET", "/{tenant}/discovery/keys", opPublic, public((*API).keys)},
+	{"GET", "/{tenant}/receipts/keys", opPublic, public((*API).receiptKeys)},
 	{"POST", "/{tenant}/oauth2/v2.0/token", opToken, (*API).routeToken},
 	{"POST", "/{tenant}/oauth2/token", opToken, (*API).routeToken},
 	{"POST", "/{tenant}/oauth2/v2.0/devicecode", opDevice, (*API).routeDevice},

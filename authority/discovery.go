@@ -69,6 +69,12 @@ func (a *API) keys(r *http.Request, _ place) (any, error) {
 	return set, err
 }
 
+// receiptKeys are what receipts of destruction are verified with.
+func (a *API) receiptKeys(r *http.Request, _ place) (any, error) {
+	set, err := a.o.Identity.ReceiptKeys(r.Context())
+	return set, err
+}
+
 // instance tells clients that this host is an authority: the one that they ask, and
 // no other.
 func (a *API) instance(r *http.Request, at place) (any, error) {

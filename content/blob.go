@@ -155,6 +155,7 @@ func (s *Store) DeleteBlob(ctx context.Context, g access.Grant, repo ref.Reposit
 type part struct {
 	object   string
 	at, size int64
+	secret   []byte // of its key, as seal.Secret.Bytes; nil if it is from before there were any
 }
 
 // source is what a client sends, hashed and counted on its way.
@@ -201,27 +202,29 @@ func cutOff(err error) error {
 	return fault.New(fault.UploadInvalid, "the content did not come to its end; ask for the status of the upload and go on from there").Because(err)
 }
 
-// put seals what src yields into a new object at at. Nothing makes no object.
+// put seals what src yields into a new object at at, with key. Nothing makes no object.
 // From here on until free is called, no sweep of this process takes the object
 // for one that will never have a name.
-func (s *Store) put(ctx context.Context, registry string, at int64, src *source) (p part, free func(), err error) {
+func (s *Store) put(ctx context.Context, registry string, at int64, src *source) (p part, key keys.DataKey, free func(), err error) {
 	r := bufio.NewReaderSize(src, 16)
 	if _, err := r.Peek(1); err != nil {
 		if src.keep || src.err == nil {
-			return part{}, func() {}, nil
+			return part{}, key, func() {}, nil
 		}
-		return part{}, func() {}, src.err
+		return part{}, key, func() {}, src.err
 	}
 	ring, err := s.ring(ctx, registry)
 	if err != nil {
-		return part{}, func() {}, err
+		return part{}, key, func() {}, err
 	}
-	p = part{object: object.NewKey(), at: at}
+	key = ring.Current()
+	secret := seal.NewSecret()
+	p = part{object: object.NewKey(), at: at, secret: secret.Bytes()}
 	s.writing.Store(p.object, true)
 	free = func() { s.writing.Delete(p.object) }
-	_, err = s.objects.Put(ctx, p.object, seal.NewReader(r, ring.Current(), seal.Place{Registry: registry, Object: p.object}))
+	_, err = s.objects.Put(ctx, p.object, seal.NewReader(r, key, seal.Place{Registry: registry, Object: p.object}, secret))
 	p.size = src.n
-	return p, free, err
+	return p, key, free, err
 }
 
 // discard removes an object that will never have a name. If it fails, a sweep
@@ -236,7 +239,7 @@ func (s *Store) discard(ctx context.Context, p part) {
 // names the blob that all of it is. h has seen what the session has.
 func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository, d ref.Digest, c Chunk, h hash.Hash, t ticket, from session) (Blob, error) {
 	src := &source{r: c.Reader, h: h, max: maxBlob - from.size}
-	p, free, err := s.put(ctx, g.Registry(), from.size, src)
+	p, key, free, err := s.put(ctx, g.Registry(), from.size, src)
 	defer free()
 	switch {
 	case src.err != nil:
@@ -264,6 +267,9 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 	if err != nil {
 		return Blob{}, err
 	}
+	if p.object == "" {
+		key = ring.Current()
+	}
 	var won, lost bool              // whether the parts have a name now; whether another request ended the session
 	var held, whole, damaged string // who owns the bytes that the registry has already, and what they are known to be
 	detail := ledger.Detail{Repository: repo, Digest: d, Size: b.Size, More: map[string]string{}}
@@ -272,6 +278,9 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 		at := now()
 		won, lost = false, false
 		clear(detail.More)
+		if err := s.rings.Hold(ctx, tx, key); err != nil {
+			return err
+		}
 		if t.uuid != "" {
 			if err := endSession(ctx, tx, g.Registry(), t, from); err != nil {
 				lost = errors.Is(err, db.ErrNoRows)
@@ -440,13 +449,17 @@ func (r *reader) turn(i int) error {
 	}
 	r.Close()
 	p := r.parts[i]
+	secret, err := seal.ParseSecret(p.secret)
+	if err != nil {
+		return err
+	}
 	o, err := r.s.objects.Open(r.ctx, p.object)
 	if err != nil {
 		return err
 	}
 	var opened *seal.Reader
 	err = r.s.unseal(r.ctx, r.registry, func(ring *keys.Ring) (err error) {
-		opened, err = seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object})
+		opened, err = seal.Open(o, o.Size(), ring, seal.Place{Registry: r.registry, Object: p.object}, secret)
 		return err
 	})
 	if err == nil && opened.Size() != p.size {

@@ -159,6 +159,9 @@ func (s *Store) PutManifest(ctx context.Context, g access.Grant, repo ref.Reposi
 	var there examined
 	push := func(tx *db.Tx) error {
 		at := now()
+		if err := s.rings.Hold(ctx, tx, ring.Current()); err != nil {
+			return err
+		}
 		repository, err := touchRepository(ctx, tx, g.Registry(), repo, at)
 		if err != nil {
 			return err

@@ -333,7 +333,7 @@ type stored struct {
 }
 
 const (
-	storedBlob = `SELECT b.id, b.size, b.bytes, CASE WHEN COALESCE(p.at, 0) = 0 THEN b.proof END, b.damaged, p.object, p.at, p.size, `
+	storedBlob = `SELECT b.id, b.size, b.bytes, CASE WHEN COALESCE(p.at, 0) = 0 THEN b.proof END, b.damaged, p.object, p.at, p.size, p.secret, `
 	itsParts   = `LEFT JOIN part p ON p.owner = b.bytes`
 )
 
@@ -360,15 +360,15 @@ func scanStored(rows *db.Rows, err error, d ref.Digest) (b stored, o off, _ erro
 	for rows.Next() {
 		var object *string
 		var at, n *int64
-		var proof []byte
-		if err := rows.Scan(&b.id, &b.size, &b.bytes, &proof, &b.marked, &object, &at, &n, &o); err != nil {
+		var proof, secret []byte
+		if err := rows.Scan(&b.id, &b.size, &b.bytes, &proof, &b.marked, &object, &at, &n, &secret, &o); err != nil {
 			return b, 0, err
 		}
 		if found = true; proof != nil {
 			b.proof = proof
 		}
 		if object != nil {
-			b.parts = append(b.parts, part{*object, *at, *n})
+			b.parts = append(b.parts, part{*object, *at, *n, secret})
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -467,23 +467,24 @@ func holders(ctx context.Context, q querier, registry string, d ref.Digest, n in
 // Parts.
 
 func ownedParts(ctx context.Context, q querier, owner string) ([]part, error) {
-	rows, err := q.Query(ctx, `SELECT object, at, size FROM part WHERE owner = $1 ORDER BY at`, owner)
-	return scan(rows, err, func(p *part) []any { return []any{&p.object, &p.at, &p.size} })
+	rows, err := q.Query(ctx, `SELECT object, at, size, secret FROM part WHERE owner = $1 ORDER BY at`, owner)
+	return scan(rows, err, func(p *part) []any { return []any{&p.object, &p.at, &p.size, &p.secret} })
 }
 
 // insertPart names an object. One that a sweep has taken for nameless stays so,
 // and whoever wanted to name it must begin again.
 func insertPart(ctx context.Context, tx *db.Tx, registry, owner string, p part) error {
-	_, err := tx.Exec(ctx, `INSERT INTO part (object, registry, owner, at, size) VALUES ($1, $2, $3, $4, $5)`, p.object, registry, owner, p.at, p.size)
+	_, err := tx.Exec(ctx, `INSERT INTO part (object, registry, owner, at, size, secret) VALUES ($1, $2, $3, $4, $5, $6)`, p.object, registry, owner, p.at, p.size, p.secret)
 	if db.IsUnique(err) {
 		return fault.New(fault.Unavailable, "the upload took too long; send it again").Because(err)
 	}
 	return err
 }
 
-// disown gives the parts of an owner up; their bytes go from due on.
+// disown gives the parts of an owner up: nobody can open them any more, and their
+// bytes go from due on.
 func disown(ctx context.Context, tx *db.Tx, owner string, due int64) error {
-	_, err := tx.Exec(ctx, `UPDATE part SET owner = NULL, due = $2 WHERE owner = $1`, owner, due)
+	_, err := tx.Exec(ctx, `UPDATE part SET owner = NULL, due = $2, secret = NULL WHERE owner = $1`, owner, due)
 	return err
 }
 
@@ -496,10 +497,10 @@ func sessionRow(ctx context.Context, q querier, t ticket) (u session, err error)
 
 // moveSession records that a session went on from its size to another. ErrNoRows
 // means that another request was first.
-func moveSession(ctx context.Context, tx *db.Tx, registry string, t ticket, from session, size int64, sealed []byte, until int64) error {
+func moveSession(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, t ticket, from session, size int64, sealed []byte, until int64) error {
 	if !from.row {
-		return one(tx.Exec(ctx, `INSERT INTO upload (expires, id, registry, size, parts, hash, done, until) VALUES ($1, $2, $3, $4, 1, $5, FALSE, $6)
-			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry, size, sealed, until))
+		return one(tx.Exec(ctx, `INSERT INTO upload (expires, id, registry, repository, size, parts, hash, done, until) VALUES ($1, $2, $3, $7, $4, 1, $5, FALSE, $6)
+			ON CONFLICT (expires, id) DO NOTHING`, t.expires, t.uuid, registry, size, sealed, until, repo))
 	}
 	return one(tx.Exec(ctx, `UPDATE upload SET size = $4, parts = parts + 1, hash = $5, until = $6
 		WHERE expires = $1 AND id = $2 AND size = $3 AND NOT done`, t.expires, t.uuid, from.size, size, sealed, until))

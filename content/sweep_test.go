@@ -90,7 +90,7 @@ func TestKeyOfASweptObjectCannotBeNamed(t *testing.T) {
 		// Another process is between bytes and name, longer than the sweep waits.
 		other := w.restarted()
 		src := &source{r: bytes.NewReader(random(100)), h: sha(), max: 1000}
-		p, free, err := other.Store.put(w.ctx, registryUID, 0, src)
+		p, _, free, err := other.Store.put(w.ctx, registryUID, 0, src)
 		must(t, err)
 		defer free()
 		if n := w.sweep(Sweep{Objects: true}); n.Objects != 1 {

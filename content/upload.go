@@ -235,13 +235,13 @@ func (s *Store) AppendUpload(ctx context.Context, g access.Grant, repo ref.Repos
 	}
 	ctx = context.WithoutCancel(ctx) // what arrived is kept, also from a client that has gone
 	src := &source{r: c.Reader, h: h, max: maxBlob - from.size, keep: true}
-	p, free, err := s.put(ctx, g.Registry(), from.size, src)
+	p, key, free, err := s.put(ctx, g.Registry(), from.size, src)
 	defer free()
 	if err != nil {
 		return u, err
 	}
 	if p.object != "" {
-		if err := s.advance(ctx, g, t, from, p, h); err != nil {
+		if err := s.advance(ctx, g, repo, t, from, p, key, h); err != nil {
 			return u, err
 		}
 		u.Offset += p.size
@@ -257,7 +257,7 @@ func (s *Store) AppendUpload(ctx context.Context, g access.Grant, repo ref.Repos
 
 // advance names a part and moves the session behind it; of two that began at one
 // place the second loses.
-func (s *Store) advance(ctx context.Context, g access.Grant, t ticket, from session, p part, h hash.Hash) error {
+func (s *Store) advance(ctx context.Context, g access.Grant, repo ref.Repository, t ticket, from session, p part, key keys.DataKey, h hash.Hash) error {
 	state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
 	if err != nil {
 		return err
@@ -273,7 +273,10 @@ func (s *Store) advance(ctx context.Context, g access.Grant, t ticket, from sess
 	until := time.Now().Add(goOnWithin).UnixMicro()
 	lost := false
 	err = s.db.Write(ctx, func(tx *db.Tx) error {
-		err := moveSession(ctx, tx, g.Registry(), t, from, from.size+p.size, sealed, until)
+		if err := s.rings.Hold(ctx, tx, key); err != nil {
+			return err
+		}
+		err := moveSession(ctx, tx, g.Registry(), repo, t, from, from.size+p.size, sealed, until)
 		if lost = errors.Is(err, db.ErrNoRows); err != nil {
 			return err
 		}

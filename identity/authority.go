@@ -185,10 +185,19 @@ func (s *Store) IssueTokens(ctx context.Context, r Realm, p Principal, w Want) (
 // Keys are the public keys of the authority: the one that signs, and those whose
 // tokens still live.
 func (s *Store) Keys(ctx context.Context) (jose.JSONWebKeySet, error) {
-	if _, err := s.signer(ctx, authorityUse, time.Now()); err != nil { // there is one from the first look on
+	return s.published(ctx, authorityUse)
+}
+
+// ReceiptKeys are the public keys of receipts: all that there ever were.
+func (s *Store) ReceiptKeys(ctx context.Context) (jose.JSONWebKeySet, error) {
+	return s.published(ctx, receiptUse)
+}
+
+func (s *Store) published(ctx context.Context, u use) (jose.JSONWebKeySet, error) {
+	if _, err := s.signer(ctx, u, time.Now()); err != nil { // there is one from the first look on
 		return jose.JSONWebKeySet{}, err
 	}
-	ring, err := s.ring(ctx, authorityUse)
+	ring, err := s.ring(ctx, u)
 	if err != nil {
 		return jose.JSONWebKeySet{}, err
 	}

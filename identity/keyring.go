@@ -32,12 +32,16 @@ type use string
 const (
 	registryUse  use = ""          // the tokens of registries
 	authorityUse use = "authority" // access and id tokens (RFC 9068, OpenID Connect)
+	receiptUse   use = "receipt"   // receipts of what was destroyed
 )
 
 // Types in the protected header of tokens: one is never taken for the other.
 const (
 	tokenType  = "JWT"    // of registries, and id tokens
 	accessType = "at+jwt" // access tokens of the authority
+
+	// ReceiptType is that of receipts, which are no tokens.
+	ReceiptType = "breakwater-receipt+jws"
 )
 
 // The rest of what a use means: ES256 where tokens are many and the only reader is this
@@ -51,18 +55,35 @@ func (u use) algorithm() jose.SignatureAlgorithm {
 
 // typ is the type of the tokens that come back.
 func (u use) typ() string {
-	if u == authorityUse {
+	switch u {
+	case authorityUse:
 		return accessType
+	case receiptUse:
+		return ReceiptType
 	}
 	return tokenType
 }
 
-// life is the longest that a token lives.
+// life is the longest that a token lives. Receipts are for good: a key that has signed
+// one is published for as long as there is this server.
 func (u use) life() time.Duration {
-	if u == authorityUse {
+	switch u {
+	case authorityUse:
 		return TokenLife
+	case receiptUse:
+		return 100 * year
 	}
 	return RefreshLife
+}
+
+const year = 365 * 24 * time.Hour
+
+// signs is how long a key signs, where keys of tokens do for so long.
+func (u use) signs(tokens time.Duration) time.Duration {
+	if u == receiptUse {
+		return year // receipts are few, and their keys stay
+	}
+	return tokens
 }
 
 func (u use) generate() (crypto.Signer, error) {
@@ -115,22 +136,13 @@ func (k *signingKey) verify(text string, claims any) error {
 
 // sign makes a token of the claims.
 func (s *Store) sign(ctx context.Context, u use, typ string, claims any) (string, error) {
-	k, err := s.signer(ctx, u, time.Now())
-	if err != nil {
-		return "", err
-	}
-	private, err := s.open(ctx, k)
-	if err != nil {
-		return "", err
-	}
 	payload, err := json.Marshal(claims)
 	if err != nil {
 		return "", err
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: u.algorithm(), Key: jose.JSONWebKey{Key: private, KeyID: k.Kid}},
-		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	signer, err := s.pen(ctx, u, typ)
 	if err != nil {
-		return "", fmt.Errorf("sign token: %w", err)
+		return "", err
 	}
 	signature, err := signer.Sign(plainASCII(payload))
 	if err != nil {
@@ -141,6 +153,29 @@ func (s *Store) sign(ctx context.Context, u use, typ string, claims any) (string
 		return "", fault.New(fault.Denied, "the token would be too long: the caller is in too many groups")
 	}
 	return text, err
+}
+
+// pen signs with the key of the moment.
+func (s *Store) pen(ctx context.Context, u use, typ string) (jose.Signer, error) {
+	k, err := s.signer(ctx, u, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	private, err := s.open(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: u.algorithm(), Key: jose.JSONWebKey{Key: private, KeyID: k.Kid}},
+		(&jose.SignerOptions{}).WithType(jose.ContentType(typ)))
+	if err != nil {
+		return nil, fmt.Errorf("sign token: %w", err)
+	}
+	return signer, nil
+}
+
+// ReceiptPen signs receipts, in a transaction too: the key is open.
+func (s *Store) ReceiptPen(ctx context.Context) (jose.Signer, error) {
+	return s.pen(ctx, receiptUse, ReceiptType)
 }
 
 type keyring struct {
@@ -217,7 +252,7 @@ func (s *Store) rotate(ctx context.Context, u use, ring *keyring, now time.Time)
 	if err != nil {
 		return nil, err
 	}
-	k := &signingKey{Kid: rand.Text(), Use: u, Signs: now.Add(s.o.Rotate).UTC(), Verifies: now.Add(s.o.Rotate + u.life()).UTC()}
+	k := &signingKey{Kid: rand.Text(), Use: u, Signs: now.Add(u.signs(s.o.Rotate)).UTC(), Verifies: now.Add(u.signs(s.o.Rotate) + u.life()).UTC()}
 	k.Public = jose.JSONWebKey{Key: private.Public(), KeyID: k.Kid, Algorithm: string(u.algorithm()), Use: "sig"}
 	plain, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {

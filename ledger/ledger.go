@@ -180,6 +180,12 @@ func (l *Ledger) Append(ctx context.Context, tx *db.Tx, events ...Event) error {
 	return insert(ctx, tx, rows)
 }
 
+// Next locks the ledger of a registry until tx ends, as Append does, and tells which
+// number the first event will have that tx appends to it.
+func (l *Ledger) Next(ctx context.Context, tx *db.Tx, registry string) (int64, error) {
+	return next(ctx, tx, registry)
+}
+
 // Record returns when the event survives a power cut. Concurrent calls share the
 // wait for the disk. It goes on when the disk is full.
 func (l *Ledger) Record(ctx context.Context, e Event) error {

@@ -43,6 +43,12 @@ const countSQL = `
 		at = CASE WHEN counter.at > excluded.at THEN counter.at ELSE excluded.at END
 	RETURNING n, at, late`
 
+func next(ctx context.Context, tx *db.Tx, registry string) (n int64, err error) {
+	err = tx.QueryRow(ctx, `INSERT INTO counter (registry, n, at, late) VALUES ($1, 0, 0, $2)
+		ON CONFLICT (registry) DO UPDATE SET n = counter.n RETURNING n`, registry, minLate).Scan(&n)
+	return n + 1, err
+}
+
 func insertOne(ctx context.Context, tx *db.Tx, rows []row) error {
 	at, oldest := time.Now().UnixMicro(), rows[0].time
 	for _, r := range rows {
