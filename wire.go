@@ -30,6 +30,7 @@ import (
 	"breakwater/network"
 	"breakwater/object"
 	"breakwater/oci"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
@@ -55,6 +56,7 @@ type house struct {
 	settings   *setting.Store
 	approvals  *approval.Store
 	content    *content.Store
+	receipts   *receipt.Store
 	gate       *gate.Gate
 	server     string // https://host[:port]
 	domain     string // of registries by host name
@@ -154,11 +156,13 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.directory = &directory.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
 	h.settings = &setting.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger}
 	h.approvals = &approval.Store{DB: h.db, Documents: h.documents, Ledger: h.ledger, Access: h.access}
+	h.receipts = &receipt.Store{Documents: h.documents, Ledger: h.ledger, Identity: h.identity}
+	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.registries = registry.New(registry.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access, Approvals: h.approvals,
+		Receipts: h.receipts, Contents: registry.Contents{Locked: h.content.Locked, Empty: h.content.Empty, Purge: h.content.Purge},
 		Default: registryName, Host: host, Domain: h.domain, Shown: shown.believed,
 	})
-	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.gate = gate.New(gate.Options{
 		Documents: h.documents, Registries: h.registries, Identity: h.identity, Access: h.access, Ledger: h.ledger,
 		Proxies: c.Proxies.Forwarded, Log: log, Metrics: metrics,
@@ -232,13 +236,14 @@ func (h *house) surfaces() []api {
 		{below(""), arm.New(arm.Options{Documents: h.documents, Ledger: h.ledger, Identity: h.identity, Domain: h.domain},
 			arm.Above(h.documents, h.identity, h.settings),
 			arm.Locks(h.settings),
-			arm.Registries(h.registries, h.access, h.documents, h.border, h.content.Usage),
+			arm.Registries(h.registries, h.access, h.documents, h.border, h.content, h.receipts),
 			arm.Authorization(h.access),
 			arm.Directory(h.directory, h.identity),
 			arm.Settings(h.settings, h.identity, h.registries),
 			arm.Borders(h.settings, h.border, h.egress),
 			arm.Keys(h.settings, h.rings),
 			arm.Approvals(h.approvals),
+			arm.Receipts(h.receipts),
 		)},
 	}
 }

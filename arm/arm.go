@@ -49,7 +49,7 @@ type Kind struct {
 	Get    func(ctx context.Context, g access.Grant, id ref.ID) (resource.Resource, error)
 	List   func(ctx context.Context, g access.Grant, q Query) ([]resource.Resource, error)
 	Put    func(ctx context.Context, g access.Grant, next resource.Resource, ifMatch string) (resource.Resource, error)
-	Remove func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) // what it was, if the answer shall show it
+	Remove func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) // what it was, or the receipt of that, if the answer shall show it
 	Stays  func(id ref.ID) error                                                                           // why it cannot be deleted, whoever asks; nil for none
 	Ready  func(ctx context.Context, g access.Grant, id ref.ID) error                                      // why it cannot be deleted yet; nil for none
 

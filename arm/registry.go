@@ -8,29 +8,29 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/content"
 	"breakwater/fault"
 	"breakwater/identity"
 	"breakwater/network"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
 )
 
-// A Usage is how many bytes the content of a registry takes, by its UID.
-type Usage func(ctx context.Context, uid string) (int64, error)
-
 // Registries is the kinds of registries and of what lies in them.
-func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, size Usage) []Kind {
-	return []Kind{registries(regs, s, docs, border, size), scopeMaps(s), tokens(s)}
+func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store) []Kind {
+	return []Kind{registries(regs, s, docs, border, c, receipts), scopeMaps(s), tokens(s)}
 }
 
-func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, size Usage) Kind {
-	return row[*registry.Registry, registryView]{
+func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store) Kind {
+	k := row[*registry.Registry, registryView]{
 		Kind: Kind{
 			Type: registry.Type, Seen: true, Stays: regs.Stays, Ready: regs.Ready, Beside: []string{"sku", "identity"},
 			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
-			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, size), rotateDataKey(regs)),
-			Asks:    []Action{checkName(regs)},
+			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, c),
+				rotateDataKey(regs), eraseRegistry(regs), eraseRepository(c, receipts)),
+			Asks: []Action{checkName(regs)},
 		},
 		shown: func(r *registry.Registry) (resource.Resource, registryView) {
 			return resource.Resource{ID: r.ID, Location: r.Location, Tags: r.Tags, Etag: r.Etag, System: r.System}, viewOf(r, regs.Tenant())
@@ -48,8 +48,16 @@ func registries(regs *registry.Store, s *access.Store, docs *resource.Store, bor
 				return nil
 			})
 		},
-		remove: regs.Delete,
 	}.kind()
+	k.Remove = func(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (resource.Resource, error) {
+		i, err := regs.Delete(ctx, g, id, ifMatch)
+		if err != nil {
+			return resource.Resource{}, err
+		}
+		properties, err := json.Marshal(i)
+		return resource.Resource{ID: i.ID, Type: receipt.Type, Properties: properties}, err
+	}
+	return k
 }
 
 // A registryView is what the API shows of a registry. What is not in Properties is
@@ -167,7 +175,7 @@ func checkName(regs *registry.Store) Action {
 
 // listUsages tells what a registry holds, and how much of it there may be; -1 is
 // as much as there is room for.
-func listUsages(regs *registry.Store, docs *resource.Store, size Usage) Action {
+func listUsages(regs *registry.Store, docs *resource.Store, c *content.Store) Action {
 	type usage struct {
 		Name  string `json:"name"`
 		Limit int64  `json:"limit"`
@@ -184,8 +192,8 @@ func listUsages(regs *registry.Store, docs *resource.Store, size Usage) Action {
 				return nil, err
 			}
 			all := []usage{}
-			if size != nil {
-				bytes, err := size(ctx, r.UID)
+			if c != nil {
+				bytes, err := c.Usage(ctx, r.UID)
 				if err != nil {
 					return nil, err
 				}

@@ -17,6 +17,7 @@ import (
 	"breakwater/fault"
 	"breakwater/gate"
 	"breakwater/identity"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/resource"
 )
@@ -338,6 +339,9 @@ func remove(k *Kind, id ref.ID) gate.Handler {
 		}
 		if err != nil {
 			return err
+		}
+		if was.Type == receipt.Type {
+			return gate.WriteJSON(w, http.StatusOK, view{ID: was.ID, Name: was.ID.Name(), Type: was.Type, Properties: was.Properties})
 		}
 		if was.ID != "" {
 			was.Etag = "" // nobody can match it any more

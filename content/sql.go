@@ -8,6 +8,7 @@ import (
 
 	"breakwater/db"
 	"breakwater/fault"
+	"breakwater/receipt"
 	"breakwater/ref"
 )
 
@@ -710,4 +711,139 @@ func namedObjects(ctx context.Context, q querier, first, last string) ([]string,
 func takeNameless(ctx context.Context, tx *db.Tx, object string, due int64) (bool, error) {
 	n, err := tx.Exec(ctx, `INSERT INTO part (object, registry, at, size, due) VALUES ($1, '', 0, 0, $2) ON CONFLICT (object) DO NOTHING`, object, due)
 	return n > 0, err
+}
+
+// Erasing.
+
+// gone is what an erase took.
+type gone struct {
+	owners, objects int
+	bytes           int64
+	old             int // of the objects, those that have no secret of their own
+	oldBytes        int64
+	digests         []ref.Digest
+}
+
+// erase gives the parts of an owner up, as disown does, and counts them.
+func (g *gone) erase(ctx context.Context, tx *db.Tx, owner string, at int64) error {
+	var n, old int
+	var size, oldSize int64
+	err := tx.QueryRow(ctx, `SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT), COUNT(CASE WHEN secret IS NULL THEN 1 END),
+		CAST(COALESCE(SUM(CASE WHEN secret IS NULL THEN size END), 0) AS BIGINT) FROM part WHERE owner = $1`, owner).Scan(&n, &size, &old, &oldSize)
+	if err != nil {
+		return err
+	}
+	g.owners, g.objects, g.bytes, g.old, g.oldBytes = g.owners+1, g.objects+n, g.bytes+size, g.old+old, g.oldBytes+oldSize
+	return disown(ctx, tx, owner, at)
+}
+
+// lockAnyRepository is lockRepository for one that may be in the trash.
+func lockAnyRepository(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository, at int64) (id int64, o off, err error) {
+	err = tx.QueryRow(ctx, `UPDATE repository SET changed = $3 WHERE registry = $1 AND name = $2 RETURNING id, off`, registry, repo, at).Scan(&id, &o)
+	return id, o, err
+}
+
+// allManifests are those in the trash, too.
+func allManifests(ctx context.Context, tx *db.Tx, repository int64) ([]ref.Digest, error) {
+	rows, err := tx.Query(ctx, `SELECT digest FROM manifest WHERE repository = $1`, repository)
+	return scan(rows, err, func(d *ref.Digest) []any { return []any{d} })
+}
+
+func countTags(ctx context.Context, tx *db.Tx, repository int64) (n int, err error) {
+	err = tx.QueryRow(ctx, `SELECT COUNT(*) FROM tag WHERE repository = $1 AND (until IS NULL OR due IS NOT NULL)`, repository).Scan(&n)
+	return n, err
+}
+
+// linkedBlobs are the blobs that a repository has.
+func linkedBlobs(ctx context.Context, tx *db.Tx, repository int64) ([]stored, error) {
+	rows, err := tx.Query(ctx, `SELECT b.id, b.digest, b.size FROM link l JOIN blob b ON b.id = l.blob WHERE l.repository = $1`, repository)
+	return scan(rows, err, func(b *stored) []any { return []any{&b.id, &b.digest, &b.size} })
+}
+
+// sharers are the repositories that have a blob of this one, too.
+func sharers(ctx context.Context, tx *db.Tx, repository int64) ([]ref.Repository, error) {
+	rows, err := tx.Query(ctx, `SELECT DISTINCT r.name FROM link l JOIN link o ON o.blob = l.blob JOIN repository r ON r.id = o.repository
+		WHERE l.repository = $1 AND o.repository <> $1 ORDER BY r.name`, repository)
+	return scan(rows, err, func(name *ref.Repository) []any { return []any{name} })
+}
+
+// eraseUploads ends the sessions of a repository, for as long as their ids would be
+// good, and gives up what they have received.
+func eraseUploads(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository) (g gone, err error) {
+	rows, err := tx.Query(ctx, `UPDATE upload SET done = TRUE, hash = NULL, until = expires WHERE registry = $1 AND repository = $2 AND NOT done RETURNING id`, registry, repo)
+	owners, err := scan(rows, err, func(id *string) []any { return []any{id} })
+	for _, owner := range owners {
+		if err = g.erase(ctx, tx, owner, now()); err != nil {
+			break
+		}
+	}
+	return g, err
+}
+
+// eraseUnlinked removes the blobs of a registry that no repository has: the rows first,
+// so that who links one in between undoes all of it, and never finds a blob without its
+// bytes.
+func eraseUnlinked(ctx context.Context, tx *db.Tx, registry string, g *gone, at int64) error {
+	rows, err := tx.Query(ctx, `DELETE FROM blob WHERE registry = $1 AND idle IS NOT NULL AND NOT EXISTS (SELECT 1 FROM link l WHERE l.blob = blob.id)
+		RETURNING digest, bytes`, registry)
+	blobs, err := scan(rows, err, func(b *stored) []any { return []any{&b.digest, &b.bytes} })
+	for _, b := range blobs {
+		if err = g.erase(ctx, tx, b.bytes, at); err != nil {
+			break
+		}
+		g.digests = append(g.digests, b.digest)
+	}
+	return err
+}
+
+// lockedRepositories are those that are locked, or have something in them that is.
+func lockedRepositories(ctx context.Context, tx *db.Tx, registry string, n int) ([]ref.Repository, error) {
+	rows, err := tx.Query(ctx, `SELECT r.name FROM repository r WHERE r.registry = $1 AND r.deleted IS NULL AND ((r.off & $2) <> 0
+		OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL AND (m.off & $2) <> 0)
+		OR EXISTS (SELECT 1 FROM tag t WHERE t.repository = r.id AND t.until IS NULL AND (t.off & $2) <> 0)) ORDER BY r.name LIMIT $3`, registry, locked, n)
+	return scan(rows, err, func(name *ref.Repository) []any { return []any{name} })
+}
+
+// emptyRegistry removes all that a registry has, and tells what that was.
+func emptyRegistry(ctx context.Context, tx *db.Tx, registry string, at int64) (t receipt.Tally, err error) {
+	const repositories = `(SELECT id FROM repository WHERE registry = $1)`
+	const manifests = `(SELECT id FROM manifest WHERE repository IN ` + repositories + `)`
+	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = $2 WHERE registry = $1`, registry, at); err != nil { // locks them
+		return t, err
+	}
+	rows, err := tx.Query(ctx, `SELECT digest FROM manifest WHERE repository IN `+repositories, registry)
+	digests, err := scan(rows, err, func(d *ref.Digest) []any { return []any{d} })
+	if err != nil {
+		return t, err
+	}
+	t.Manifests = len(digests)
+	rows, err = tx.Query(ctx, `SELECT digest FROM blob WHERE registry = $1`, registry)
+	blobs, err := scan(rows, err, func(d *ref.Digest) []any { return []any{d} })
+	if err != nil {
+		return t, err
+	}
+	t.Blobs = len(blobs)
+	t.List(append(digests, blobs...))
+	err = tx.QueryRow(ctx, `SELECT (SELECT COUNT(*) FROM repository WHERE registry = $1),
+		(SELECT COUNT(*) FROM tag WHERE repository IN `+repositories+` AND (until IS NULL OR due IS NOT NULL)),
+		(SELECT COUNT(*) FROM upload WHERE registry = $1 AND NOT done),
+		(SELECT COUNT(*) FROM part WHERE registry = $1 AND owner IS NOT NULL),
+		(SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM part WHERE registry = $1 AND owner IS NOT NULL)`, registry).
+		Scan(&t.Repositories, &t.Tags, &t.Uploads, &t.Objects, &t.Bytes)
+	if err != nil {
+		return t, err
+	}
+	return t, steps(ctx, tx,
+		step{`DELETE FROM tag WHERE repository IN ` + repositories, []any{registry}},
+		step{`DELETE FROM needs_blob WHERE manifest IN ` + manifests, []any{registry}},
+		step{`DELETE FROM needs_manifest WHERE manifest IN ` + manifests, []any{registry}},
+		step{`DELETE FROM referrer WHERE manifest IN ` + manifests, []any{registry}},
+		step{`DELETE FROM manifest WHERE repository IN ` + repositories, []any{registry}},
+		step{`UPDATE blob SET idle = $2 WHERE registry = $1`, []any{registry, at}}, // before their links, as in a push
+		step{`DELETE FROM link WHERE repository IN ` + repositories, []any{registry}},
+		step{`DELETE FROM repository WHERE registry = $1`, []any{registry}},
+		step{`DELETE FROM blob WHERE registry = $1`, []any{registry}},
+		step{`UPDATE part SET owner = NULL, due = $2, secret = NULL WHERE registry = $1 AND owner IS NOT NULL`, []any{registry, at}},
+		step{`UPDATE upload SET done = TRUE, hash = NULL, until = expires WHERE registry = $1 AND NOT done`, []any{registry}},
+	)
 }

@@ -55,6 +55,7 @@ type engine interface {
 	write(ctx context.Context, relaxed bool, fn func(*Tx) error) error
 	read(ctx context.Context, fn func(*Tx) error) error
 	check(ctx context.Context) error
+	settle(ctx context.Context) error
 	close() error
 }
 
@@ -96,6 +97,11 @@ func (d *DB) Close() error { return d.close() }
 
 // Check reads a little, to tell whether the database answers.
 func (d *DB) Check(ctx context.Context) error { return d.check(ctx) }
+
+// Settle makes what was deleted leave the files, as far as that is in this process's
+// hands: SQLite's log is moved into the file, where what is deleted is overwritten, and
+// begins anew. PostgreSQL keeps old rows until its own VACUUM, and its log as it is told.
+func (d *DB) Settle(ctx context.Context) error { return d.settle(ctx) }
 
 // Query reads outside a transaction, on a reader's connection that it keeps
 // until the rows are closed. Readers are few: who asks a second question while

@@ -274,6 +274,25 @@ func (w *writer) checkpoint() {
 	w.watch(err)
 }
 
+// settle moves the whole log into the file and empties it, which waits for readers.
+func (w *writer) settle(ctx context.Context) error {
+	if err := w.enter(ctx, true); err != nil {
+		return err
+	}
+	defer w.leave()
+	if w.dead != nil {
+		return w.dead
+	}
+	w.c.BusyTimeout(settleTime)
+	defer w.c.BusyTimeout(busyTimeout)
+	_, _, err := w.c.WALCheckpoint("main", sqlite3.CHECKPOINT_TRUNCATE)
+	w.watch(err)
+	return err
+}
+
+// settleTime is how long settle waits for readers; others wait for it.
+const settleTime = time.Second
+
 // do runs a statement of the transaction's frame.
 func (w *writer) do(text string) error {
 	_, err := w.c.exec(context.Background(), text, nil)

@@ -166,6 +166,8 @@ func (d *remote) attempt(ctx context.Context, relaxed bool, fn func(*Tx) error) 
 	return away(ctx, err), conflict(err)
 }
 
+func (d *remote) settle(context.Context) error { return nil }
+
 func (d *remote) check(ctx context.Context) error {
 	return row(d.query(ctx, `SELECT 1`, nil)).Scan(new(int))
 }

@@ -43,6 +43,7 @@ PRAGMA mmap_size = 0;           -- an I/O error must be an error, not a SIGBUS; 
 PRAGMA trusted_schema = OFF;    -- a damaged or forged schema calls no functions
 PRAGMA cell_size_check = ON;    -- damage shows where it is, not later
 PRAGMA cache_size = -4096;      -- KiB for each connection, deciphered
+PRAGMA secure_delete = ON;      -- what is deleted is overwritten: keys and secrets end with their rows
 PRAGMA page_size = 4096;        -- a page is a unit of the cipher
 `
 
@@ -216,6 +217,8 @@ func (d *lite) read(ctx context.Context, fn func(*Tx) error) error {
 func (d *lite) write(ctx context.Context, _ bool, fn func(*Tx) error) error {
 	return explain(ctx, d.writer.write(ctx, fn))
 }
+
+func (d *lite) settle(ctx context.Context) error { return d.writer.settle(ctx) }
 
 func (d *lite) check(ctx context.Context) error {
 	return row(d.query(ctx, `SELECT count(*) FROM sqlite_schema`, nil)).Scan(new(int))

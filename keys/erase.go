@@ -32,6 +32,17 @@ func (s *Rings) Hold(ctx context.Context, tx *db.Tx, k DataKey) error {
 
 const heldKey = `SELECT version FROM keyring WHERE registry = $1 AND version = $2`
 
+// Holder is who holds the keys of a registry beside the platform; nil if nobody does.
+func (s *Rings) Holder(ctx context.Context, uid string) (*Holder, error) {
+	rows, err := load(ctx, s.db, uid)
+	for _, r := range rows {
+		if r.state == current {
+			return r.held, err
+		}
+	}
+	return nil, err
+}
+
 // An Erasure is the end of all data keys of a registry, prepared: nobody is asked for
 // them, so that they end also when who holds them refuses.
 type Erasure struct {
@@ -44,12 +55,21 @@ type Erasure struct {
 	Next *Rewrap // the key that comes after them; nil for none
 }
 
-// An Ended is a data key that was destroyed, and who held it beside the platform.
+// An Ended is a data key that was destroyed.
 type Ended struct {
 	Version     uint32    `json:"version"`
 	Created     time.Time `json:"created"`
 	Fingerprint string    `json:"fingerprint,omitempty"` // "" if its row was damaged, so that nobody can say which key it was
-	Holder      *Holder   `json:"-"`
+
+	holder *Holder // beside the platform
+}
+
+// Held is who held the last of the keys beside the platform; nil if nobody did.
+func (e *Erasure) Held() (h *Holder) {
+	for _, k := range e.Keys {
+		h = k.holder
+	}
+	return h
 }
 
 // Erase prepares that all keys of a registry are destroyed. With renew a new one follows,
@@ -62,7 +82,7 @@ func (s *Rings) Erase(ctx context.Context, uid string, renew bool, to *Holder) (
 	e, last := &Erasure{s: s, uid: uid, was: rows}, uint32(0)
 	for _, r := range rows {
 		last = max(last, r.version)
-		ended := Ended{Version: r.version, Created: r.created, Holder: r.held}
+		ended := Ended{Version: r.version, Created: r.created, holder: r.held}
 		if ended.Fingerprint, err = s.fingerprint(ctx, uid, r); err != nil && !errors.Is(err, ErrDamaged) {
 			return nil, err
 		}

@@ -44,12 +44,13 @@ func TestADeletedRegistryCannotBeReadAgain(t *testing.T) {
 			{g, shopID, "another", fault.Stale},
 			{g, mainID, resource.Any, fault.Conflict}, // it answers on bare addresses
 		} {
-			if err := h.registries.Delete(ctx, row.g, row.id, row.ifMatch); fault.Of(err) != row.want {
+			if _, err := h.registries.Delete(ctx, row.g, row.id, row.ifMatch); fault.Of(err) != row.want {
 				t.Errorf("%s: %v", row.id, err)
 			}
 		}
 		slow := resource.During(ctx, old.ID, old.UID) // of a request that was let in before
-		h.ok(h.registries.Delete(ctx, g, ref.ID(strings.ToUpper(string(shopID))), old.Etag))
+		_, err := h.registries.Delete(ctx, g, ref.ID(strings.ToUpper(string(shopID))), old.Etag)
+		h.ok(err)
 
 		if _, err := h.rings.Ring(ctx, old.UID); fault.Of(err) != fault.Unavailable {
 			t.Errorf("its keys are there still: %v", err)
@@ -86,13 +87,21 @@ func TestADeletedRegistryCannotBeReadAgain(t *testing.T) {
 				_, err := h.registries.Update(slow, g, shopID, resource.Any, func(r *registry.Registry) error { r.AdminUserEnabled = true; return nil })
 				return err
 			}(),
-			"deleted it": h.registries.Delete(slow, g, shopID, resource.Any),
+			"deleted it": func() error {
+				_, err := h.registries.Delete(slow, g, shopID, resource.Any)
+				return err
+			}(),
+			"erased it": func() error {
+				_, err := h.registries.Erase(slow, g, shopID, false)
+				return err
+			}(),
 		} {
 			if fault.Of(err) != fault.NotFound {
 				t.Errorf("somebody who was let in for the old registry %s: %v", name, err)
 			}
 		}
-		h.ok(h.registries.Delete(ctx, g, shopID, resource.Any))
+		_, err = h.registries.Delete(ctx, g, shopID, resource.Any)
+		h.ok(err)
 	})
 }
 

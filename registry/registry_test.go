@@ -26,6 +26,7 @@ import (
 	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/network"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
@@ -80,6 +81,7 @@ func build(t testing.TB, d *db.DB) *house {
 	h.users = &directory.Store{DB: d, Documents: h.docs, Ledger: l, Identity: h.identity}
 	h.approvals = &approval.Store{DB: d, Documents: h.docs, Ledger: l, Access: h.access}
 	h.registries = registry.New(registry.Options{DB: d, Documents: h.docs, Ledger: l, Rings: h.rings, Identity: h.identity, Access: h.access,
+		Receipts:  &receipt.Store{Documents: h.docs, Ledger: l, Identity: h.identity},
 		Approvals: h.approvals, Default: "breakwater", Host: "localhost:8443", Domain: "example.com:8443"})
 	h.ok(d.Write(t.Context(), func(tx *db.Tx) error {
 		for _, id := range []ref.ID{group, ref.ID(strings.Replace(string(group), "trade", "other", 1))} {

@@ -20,6 +20,7 @@ import (
 	"breakwater/keys"
 	"breakwater/ledger"
 	"breakwater/network"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/resource"
 	"breakwater/transit"
@@ -34,6 +35,8 @@ type Options struct {
 	Identity  *identity.Store
 	Access    *access.Store
 	Approvals *approval.Store
+	Receipts  *receipt.Store
+	Contents  Contents
 
 	Default string // name of the registry that answers where no host name says another
 	Host    string // host[:port] under which the default registry is known to its clients
@@ -488,37 +491,79 @@ func (s *Store) updateOnce(ctx context.Context, g access.Grant, a access.Action,
 }
 
 // Delete removes a registry and all below it, and destroys its keys in the same
-// transaction: from then on nobody can read what it held, and what is left of it is
-// swept later. A registry that is made again under the name is another one. The
-// event lies in the server's ledger, because that of the registry goes with it. Under
-// dual control somebody else must have approved it.
-func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) error {
+// transaction: from then on nobody can read what it held. A registry that is made again
+// under the name is another one. The event lies in the server's ledger, because that of
+// the registry goes with it. Under dual control somebody else must have approved it.
+func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch string) (i receipt.Issued, err error) {
 	if err := g.Allows(access.RegistryDelete, id.Scope()); err != nil {
-		return err
+		return i, err
 	}
-	err := s.o.DB.Write(ctx, func(tx *db.Tx) error {
-		doc, err := s.getTx(ctx, tx, id)
-		if err != nil {
-			return err
+	draft, err := s.o.Receipts.Draft(ctx, g)
+	if err != nil {
+		return i, err
+	}
+	for again := 0; ; again++ {
+		i, err = s.deleteOnce(ctx, g, id, ifMatch, draft)
+		if !errors.Is(err, errMoved) && !db.IsForeignKey(err) || again == 10 {
+			break
 		}
-		if err := cmp.Or(s.Stays(doc.ID), holds(doc, ifMatch), s.o.Documents.DeletableTx(ctx, tx, doc.ID)); err != nil {
-			return err
-		}
-		if err := s.o.Approvals.Use(ctx, tx, g, deletion(doc)); err != nil {
-			return err
-		}
-		if err := s.o.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
-			return err
-		}
-		if err := s.o.Rings.Destroy(ctx, tx, doc.System.UID); err != nil {
-			return err
-		}
-		e := g.Event(ledger.Administrative, string(access.RegistryDelete), id.Scope())
-		e.Registry = ""
-		e.Detail.More = map[string]string{"before": string(doc.Properties), "uid": doc.System.UID}
-		return s.o.Ledger.Append(ctx, tx, e)
+	}
+	if err != nil {
+		return receipt.Issued{}, s.o.Approvals.Ask(ctx, g, err)
+	}
+	s.o.Contents.purge(ctx)
+	return i, nil
+}
+
+func (s *Store) deleteOnce(ctx context.Context, g access.Grant, id ref.ID, ifMatch string, draft *receipt.Draft) (i receipt.Issued, err error) {
+	r, err := s.ByID(ctx, id)
+	if err != nil {
+		return i, err
+	}
+	erasure, err := s.o.Rings.Erase(ctx, r.UID, false, nil)
+	if err != nil {
+		return i, err
+	}
+	err = s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
+		i, err = s.remove(ctx, tx, g, id, ifMatch, erasure, draft)
+		return err
 	})
-	return s.o.Approvals.Ask(ctx, g, err)
+	return i, err
+}
+
+// remove is the deletion of a registry, in its transaction.
+func (s *Store) remove(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID, ifMatch string, erasure *keys.Erasure, draft *receipt.Draft) (i receipt.Issued, err error) {
+	if err := s.o.Documents.Lock(ctx, tx); err != nil {
+		return i, err
+	}
+	doc, err := s.getTx(ctx, tx, id)
+	if err != nil {
+		return i, err
+	}
+	if err := cmp.Or(s.Stays(doc.ID), holds(doc, ifMatch), s.o.Documents.DeletableTx(ctx, tx, doc.ID)); err != nil {
+		return i, err
+	}
+	if err := s.o.Approvals.Use(ctx, tx, g, deletion(doc)); err != nil {
+		return i, err
+	}
+	r, err := s.parse(doc)
+	if err != nil {
+		return i, err
+	}
+	if err := s.o.Documents.Delete(ctx, tx, id, ifMatch); err != nil {
+		return i, err
+	}
+	said, err := s.destroy(ctx, tx, r, erasure, receipt.Deletion)
+	if fault.Of(err) == fault.Stale {
+		err = fmt.Errorf("%w: %w", errMoved, err)
+	}
+	if err != nil {
+		return i, err
+	}
+	e := g.Event(ledger.Administrative, string(access.RegistryDelete), id.Scope())
+	e.Registry = ""
+	e.Detail.More = map[string]string{"before": string(doc.Properties), "uid": doc.System.UID}
+	return draft.Issue(ctx, tx, said, e)
 }
 
 // deletion is the act that takes a registry away.

@@ -23,6 +23,7 @@ import (
 	"breakwater/ledger"
 	"breakwater/network"
 	"breakwater/object"
+	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/registry"
 	"breakwater/resource"
@@ -79,6 +80,7 @@ func Open(t testing.TB, d *db.DB, change func(*gate.Options)) *House {
 	h.Approvals = &approval.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger, Access: h.Access}
 	h.Registries = registry.New(registry.Options{
 		DB: d, Documents: h.Documents, Ledger: h.Ledger, Rings: h.Rings, Identity: h.Identity, Access: h.Access,
+		Receipts:  &receipt.Store{Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity},
 		Approvals: h.Approvals, Default: "breakwater", Host: "localhost", Domain: "registries.test",
 	})
 

@@ -409,7 +409,7 @@ func TestADeletedRegistryTakesItsLinksAlong(t *testing.T) {
 		return false
 	})
 	o.wait(true)
-	if err := w.Registries.Delete(t.Context(), w.House.Server(), id, resource.Any); err != nil {
+	if _, err := w.Registries.Delete(t.Context(), w.House.Server(), id, resource.Any); err != nil {
 		t.Fatal(err)
 	}
 	within(t, "it is cut", 10*time.Second, func() bool { return w.server.Held() == 0 })
