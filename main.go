@@ -107,9 +107,9 @@ and records what happens.
 	}
 	in("server", serveCommand(), trustCommand(), linkCommand(), platformCommand())
 	in("login", loginCommand(), logoutCommand(), whoamiCommand())
-	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand())
+	in("resources", getCommand(), listCommand(), setCommand(), deleteCommand(), restCommand(), repositoryCommand())
 	in("access", tokenCommand(), principalCommand(), roleCommand(), registryCommand(), approvalCommand(), networkCommand())
-	in("record", logsCommand())
+	in("record", logsCommand(), receiptCommand())
 	in("about", surfaceCommand(), versionCommand())
 	root.AddCommand(hammerCommand())
 	tell(root)

@@ -15,7 +15,7 @@ import (
 )
 
 func registryCommand() *cobra.Command {
-	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies, keys", registryShow(), registryUpdate(), registryPassword(), registryEncrypt(), registryRotate())
+	c := family("registry", "The registry's settings: admin user, anonymous pull, networks, policies, keys", registryShow(), registryUpdate(), registryPassword(), registryEncrypt(), registryRotate(), registryErase())
 	asClient(c)
 	return c
 }

@@ -83,6 +83,7 @@ func (r *modelRepo) held(d ref.Digest) bool {
 func TestStoreIsLikeItsModel(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		round := 0
+		receipts := w.receipts()
 		rapid.Check(t, func(t *rapid.T) {
 			round++
 			before := w.objectsLeft()
@@ -306,6 +307,25 @@ func TestStoreIsLikeItsModel(t *testing.T) {
 						})
 					}
 					if r.hidden = len(r.manifests) > 0; !r.hidden {
+						delete(m.repos, name)
+					}
+				},
+				"erase repository": func(t *rapid.T) {
+					name := aRepo(t)
+					r := m.repo(name)
+					_, err := w.EraseRepository(w.ctx, w.owner, name, receipts)
+					some := false
+					for d, mm := range r.manifests {
+						some = some || !mm.deleted && r.held(d)
+					}
+					switch {
+					case some:
+						is(t, err, fault.Disallowed)
+					case err != nil:
+						if is(t, err, fault.NameUnknown); len(r.blobs)+len(r.manifests) > 0 {
+							t.Fatal("it is there")
+						}
+					default:
 						delete(m.repos, name)
 					}
 				},

@@ -131,7 +131,7 @@ func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID,
 	if doc.Properties, err = json.Marshal(r.Properties); err != nil {
 		return i, err
 	}
-	doc.System = g.Modified()
+	doc.Holder, doc.System = r.Name, g.Modified()
 	if doc, err = s.o.Documents.Put(ctx, tx, doc, resource.Exists); err != nil {
 		return i, err
 	}
