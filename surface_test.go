@@ -71,6 +71,7 @@ var open = map[string]string{
 	"GET {scope}/providers/Microsoft.Authorization/permissions":                       "says what the caller may do there",
 	"GET /v1.0/me":                         "says who the caller is",
 	"POST /v1.0/directoryObjects/getByIds": "has what the caller may see",
+	"GET /{tenant}/receipts/keys":          "has public keys",
 	"GET /tenants":                         "has what the caller may see",
 	"GET /subscriptions":                   "has what the caller may see",
 	"GET /subscriptions/{}/resourceGroups": "has what the caller may see",

@@ -116,6 +116,9 @@ func (s *Store) blobDamaged(ctx context.Context, e ledger.Event, b stored, err e
 	}
 	e.Detail.Digest, e.Detail.Size = b.digest, b.size
 	s.ledger.Alarm(ctx, ledger.Damage(e, "blob", string(b.digest)), err, func(tx *db.Tx) (bool, error) { return markBlob(ctx, tx, b, now()) })
+	if there, gone := findStored(context.WithoutCancel(ctx), s.db, e.Registry, b.digest); fault.Of(gone) == fault.BlobUnknown || gone == nil && there.bytes != b.bytes {
+		return unknown(fault.BlobUnknown) // it was erased while it was looked for
+	}
 	return fault.New(fault.Damaged, "what is stored of this blob is damaged, so it is not given out; push it again, which replaces it, or ask the operator to restore it").Because(err)
 }
 

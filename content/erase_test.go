@@ -376,6 +376,14 @@ func TestEraseDuringPushMountAndPull(t *testing.T) {
 				pulled.Add(1)
 			}
 		})
+		all.Go(func() { // who pulls what is erased gets all of it, or hears that it is not there
+			for stop.Err() == nil {
+				b, err := w.pull(doomed, sum(shared))
+				if err == nil && !bytes.Equal(b, shared) || err != nil && fault.Of(err) != fault.BlobUnknown {
+					t.Errorf("pulled %d bytes, %v", len(b), err)
+				}
+			}
+		})
 		all.Go(func() {
 			for stop.Err() == nil {
 				if _, err := w.EraseRepository(w.ctx, w.owner, doomed, receipts); err == nil {
