@@ -645,3 +645,112 @@ func TestErasedSecretsLeaveTheFile(t *testing.T) {
 		t.Errorf("%d of the others are left", n)
 	}
 }
+
+// What the version before stored, and its schema, are taken over: its objects are served,
+// new ones lie beside them, and an upload that was under way begins anew.
+func TestWhatTheVersionBeforeStoredIsServed(t *testing.T) {
+	for name, source := range map[string]func(*testing.T) string{
+		"sqlite":   func(t *testing.T) string { return filepath.Join(t.TempDir(), "b.db") },
+		"postgres": func(t *testing.T) string { return dbtest.PostgresURL(t) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := db.Options{Source: source(t), Key: dbtest.Key}
+			d, err := db.Open(t.Context(), o)
+			must(t, err)
+			w := newWorld(t, d)
+			b, more := random(150_000), random(1000)
+			w.push(repo, b)
+			w.asBefore(b)
+			u := w.start()
+			_, err = w.add(u.ID, 0, more[:500])
+			must(t, err)
+			must(t, d.Write(w.ctx, func(tx *db.Tx) error {
+				return steps(w.ctx, tx, step{`ALTER TABLE part DROP COLUMN secret`, nil}, step{`ALTER TABLE upload DROP COLUMN repository`, nil},
+					step{`DELETE FROM schema_version WHERE version_id = 12`, nil})
+			}))
+			must(t, w.ledger.Flush(w.ctx))
+			must(t, d.Close())
+
+			d, err = db.Open(t.Context(), o)
+			must(t, err)
+			t.Cleanup(func() { must(t, d.Close()) })
+			platform, err := keys.OpenPlatform(filepath.Join(filepath.Dir(w.dir), "platform.key"))
+			must(t, err)
+			l, err := ledger.Open(t.Context(), d, ledger.Options{Spool: t.TempDir(), Key: platform.Derive("ledger-spool"), Segment: 1 << 17})
+			must(t, err)
+			t.Cleanup(func() { must(t, l.Close()) })
+			w.Store = New(d, w.disk, keys.NewRings(d, platform), l, platform.Derive("upload-session"))
+			w.reads(repo, b)
+			_, err = w.add(u.ID, 500, more[500:])
+			wants(t, err, fault.UploadUnknown)
+			w.push(repo, more)
+			w.reads(repo, more)
+			receipts := w.receipts()
+			i, err := w.EraseRepository(w.ctx, w.owner, repo, receipts)
+			must(t, err)
+			if r := verified(t, receipts, i); r.Destroyed.Objects != 2 || r.Remains.OldFormat == nil || r.Remains.OldFormat.Objects != 1 || r.Remains.OldFormat.Bytes != 150_000 {
+				t.Errorf("%+v, %+v", r.Destroyed, r.Remains.OldFormat)
+			}
+		})
+	}
+}
+
+// Pushes go on while the whole registry is erased: each has its name before, and is gone,
+// or after, and is whole, or is told to come again.
+func TestEraseOfARegistryDuringPushes(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := newManor(t, d)
+		w := m.world()
+		shared := random(3000)
+		stop, cancel := context.WithTimeout(w.ctx, 1500*time.Millisecond)
+		defer cancel()
+		var all sync.WaitGroup
+		var pushed, late, erased atomic.Int32
+		for i := range 3 {
+			all.Go(func() {
+				for stop.Err() == nil {
+					layer := random(500)
+					for _, b := range [][]byte{shared, layer} {
+						_, err := w.PutBlob(w.ctx, w.owner, name(i), sum(b), -1, bytes.NewReader(b))
+						if err != nil && fault.Of(err) != fault.Unavailable {
+							t.Error(err)
+						}
+					}
+					_, _, err := w.Mount(w.ctx, w.owner, name(i+10), sum(shared), name(i))
+					if err != nil {
+						t.Error(err)
+					}
+					_, err = w.PutManifest(w.ctx, w.owner, name(i), Push{Reference: tagged("latest"), Body: text(imageOf(layer, shared))}, Rules{})
+					switch fault.Of(err) {
+					case fault.Unavailable, fault.ManifestBlobUnknown:
+						late.Add(1)
+					default:
+						if err != nil {
+							t.Error(err)
+						}
+						pushed.Add(1)
+					}
+				}
+			})
+		}
+		all.Go(func() {
+			for stop.Err() == nil {
+				if _, err := m.registries.Erase(w.ctx, m.g, m.Registry.ID, false); err != nil {
+					t.Error(err)
+				}
+				erased.Add(1)
+				time.Sleep(20 * time.Millisecond) // for pushes to come through
+			}
+		})
+		all.Wait()
+		n, err := w.Scrub(w.ctx, 1<<40)
+		must(t, err)
+		if n.Damaged > 0 {
+			t.Errorf("scrubbed %+v", n)
+		}
+		t.Logf("%d pushed, %d late, %d erased, %+v left", pushed.Load(), late.Load(), erased.Load(), n)
+		if pushed.Load() == 0 || erased.Load() == 0 {
+			t.Error("nothing happened")
+		}
+	})
+}
