@@ -138,7 +138,8 @@ func (s *Store) wipe(ctx context.Context, tx *db.Tx, g access.Grant, id int64, o
 	return nil
 }
 
-// Locked is Disallowed if anything in the registry is locked.
+// Locked is Disallowed if anything in the registry is locked. Until the commit nobody
+// else locks something there.
 func (s *Store) Locked(ctx context.Context, tx *db.Tx, registry string) error {
 	names, err := lockedRepositories(ctx, tx, registry, 1)
 	if err == nil && len(names) > 0 {

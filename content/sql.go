@@ -798,6 +798,9 @@ func eraseUnlinked(ctx context.Context, tx *db.Tx, registry string, g *gone, at 
 
 // lockedRepositories are those that are locked, or have something in them that is.
 func lockedRepositories(ctx context.Context, tx *db.Tx, registry string, n int) ([]ref.Repository, error) {
+	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = changed WHERE registry = $1`, registry); err != nil {
+		return nil, err
+	}
 	rows, err := tx.Query(ctx, `SELECT r.name FROM repository r WHERE r.registry = $1 AND r.deleted IS NULL AND ((r.off & $2) <> 0
 		OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL AND (m.off & $2) <> 0)
 		OR EXISTS (SELECT 1 FROM tag t WHERE t.repository = r.id AND t.until IS NULL AND (t.off & $2) <> 0)) ORDER BY r.name LIMIT $3`, registry, locked, n)

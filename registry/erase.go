@@ -135,9 +135,6 @@ func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID,
 	if doc, err = s.o.Documents.Put(ctx, tx, doc, resource.Exists); err != nil {
 		return i, err
 	}
-	if err := s.o.Contents.locked(ctx, tx, r.UID); err != nil {
-		return i, err
-	}
 	said, err := s.destroy(ctx, tx, r, erasure, receipt.Registry)
 	if err != nil {
 		return i, err
@@ -153,6 +150,11 @@ func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID,
 func (s *Store) destroy(ctx context.Context, tx *db.Tx, r *Registry, erasure *keys.Erasure, kind receipt.Kind) (said receipt.Receipt, err error) {
 	if err := erasure.Commit(ctx, tx); err != nil {
 		return said, err
+	}
+	if kind == receipt.Registry { // it goes on, and so do its promises
+		if err := s.o.Contents.locked(ctx, tx, r.UID); err != nil {
+			return said, err
+		}
 	}
 	said = receipt.Receipt{Kind: kind, Registry: receipt.Of{UID: r.UID, ID: r.ID, Name: r.Name}, Keys: erasure.Keys, CustomerKey: receipt.HeldBy(erasure.Held())}
 	if next := erasure.Next; next != nil {
