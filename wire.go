@@ -236,7 +236,7 @@ func (h *house) surfaces() []api {
 		{below(""), arm.New(arm.Options{Documents: h.documents, Ledger: h.ledger, Identity: h.identity, Domain: h.domain},
 			arm.Above(h.documents, h.identity, h.settings),
 			arm.Locks(h.settings),
-			arm.Registries(h.registries, h.access, h.documents, h.border, h.content, h.receipts),
+			arm.Registries(h.registries, h.access, h.documents, h.border, h.content, h.receipts, h.approvals),
 			arm.Authorization(h.access),
 			arm.Directory(h.directory, h.identity),
 			arm.Settings(h.settings, h.identity, h.registries),

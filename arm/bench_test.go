@@ -34,7 +34,7 @@ func openDesk(t testing.TB, d *db.DB) *desk {
 	t.Helper()
 	h := gatetest.Open(t, d, nil)
 	api := arm.New(arm.Options{Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity, Domain: "registries.test"},
-		arm.Above(h.Documents, h.Identity, &setting.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger}), arm.Registries(h.Registries, h.Access, h.Documents, nil, nil, nil))
+		arm.Above(h.Documents, h.Identity, &setting.Store{DB: d, Documents: h.Documents, Ledger: h.Ledger}), arm.Registries(h.Registries, h.Access, h.Documents, nil, nil, nil, nil))
 	return &desk{t, h, h.Gate.Serve(api), h.Registry.ID.Parent().Parent(),
 		"Basic " + base64.StdEncoding.EncodeToString([]byte(h.OwnerName+":"+h.OwnerPassword))}
 }

@@ -52,7 +52,7 @@ func TestAQuestionIsAskedAboutWhatThePathBeginsWith(t *testing.T) {
 
 // What a deleted resource group takes along is every kind that lies in one.
 func TestAResourceGroupKnowsWhatLiesInIt(t *testing.T) {
-	a := New(Options{}, Above(nil, nil, nil), Registries(&registry.Store{}, &access.Store{}, nil, nil, nil, nil), Directory(&directory.Store{}, &identity.Store{}))
+	a := New(Options{}, Above(nil, nil, nil), Registries(&registry.Store{}, &access.Store{}, nil, nil, nil, nil, nil), Directory(&directory.Store{}, &identity.Store{}))
 	var types []string
 	for _, k := range a.tracked() {
 		if types = append(types, k.Type); k.Delete == "" {
@@ -68,7 +68,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("GET", "/subscriptions/S/resourceGroups/G/providers/Microsoft.ContainerRegistry/registries/shop/providers/Microsoft.Authorization/permissions")
 	f.Add("POST", "/subscriptions/S/providers/A.b/register")
 	f.Add("HEAD", "//subscriptions//S//resourcegroups//G")
-	a := New(Options{}, Above(nil, nil, nil), Locks(nil), Registries(&registry.Store{}, &access.Store{}, nil, nil, nil, nil), Directory(&directory.Store{}, &identity.Store{}))
+	a := New(Options{}, Above(nil, nil, nil), Locks(nil), Registries(&registry.Store{}, &access.Store{}, nil, nil, nil, nil, nil), Directory(&directory.Store{}, &identity.Store{}))
 	f.Fuzz(func(t *testing.T, method, path string) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Method, r.URL = method, &url.URL{Path: path}

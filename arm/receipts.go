@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/content"
 	"breakwater/fault"
 	"breakwater/receipt"
@@ -79,7 +80,7 @@ func eraseRegistry(regs *registry.Store) Action {
 }
 
 // eraseRepository is the action on a registry that destroys one of its repositories.
-func eraseRepository(c *content.Store, s *receipt.Store) Action {
+func eraseRepository(c *content.Store, s *receipt.Store, approvals *approval.Store) Action {
 	return Action{Name: "eraseRepository", Right: access.RepositoryErase,
 		Run: func(ctx context.Context, g access.Grant, _ ref.ID, body json.RawMessage) (any, error) {
 			var wanted struct{ Repository string }
@@ -90,7 +91,7 @@ func eraseRepository(c *content.Store, s *receipt.Store) Action {
 			if err != nil {
 				return nil, err
 			}
-			i, err := c.EraseRepository(ctx, g, repo, s)
+			i, err := c.EraseRepository(ctx, g, repo, s, approvals)
 			if err != nil {
 				return nil, err
 			}

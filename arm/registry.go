@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/content"
 	"breakwater/fault"
 	"breakwater/identity"
@@ -19,17 +20,17 @@ import (
 )
 
 // Registries is the kinds of registries and of what lies in them.
-func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store) []Kind {
-	return []Kind{registries(regs, s, docs, border, c, receipts), scopeMaps(s), tokens(s)}
+func Registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store, approvals *approval.Store) []Kind {
+	return []Kind{registries(regs, s, docs, border, c, receipts, approvals), scopeMaps(s), tokens(s)}
 }
 
-func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store) Kind {
+func registries(regs *registry.Store, s *access.Store, docs *resource.Store, border *network.Border, c *content.Store, receipts *receipt.Store, approvals *approval.Store) Kind {
 	k := row[*registry.Registry, registryView]{
 		Kind: Kind{
 			Type: registry.Type, Seen: true, Stays: regs.Stays, Ready: regs.Ready, Beside: []string{"sku", "identity"},
 			Read: access.RegistryRead, Write: access.RegistryWrite, Delete: access.RegistryDelete,
 			Actions: append(RegistryActions(), listCredentials(regs), generateCredentials(s), regenerateCredential(regs), explainNetwork(regs, docs, border), listUsages(regs, docs, c),
-				rotateDataKey(regs), eraseRegistry(regs), eraseRepository(c, receipts)),
+				rotateDataKey(regs), eraseRegistry(regs), eraseRepository(c, receipts, approvals)),
 			Asks: []Action{checkName(regs)},
 		},
 		shown: func(r *registry.Registry) (resource.Resource, registryView) {

@@ -2,10 +2,12 @@ package content
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/ledger"
@@ -24,7 +26,8 @@ const purgeTime = 30 * time.Second
 // EraseRepository erases a repository, with its trash and the uploads that are under way
 // there, and what no repository has any more. What other repositories have too stays; the
 // receipt says so. If anything in it is locked it is Disallowed, and nothing is erased.
-func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Repository, receipts *receipt.Store) (i receipt.Issued, err error) {
+// Under dual control somebody else must have approved it.
+func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Repository, receipts *receipt.Store, approvals *approval.Store) (i receipt.Issued, err error) {
 	if err := g.Allows(access.RepositoryErase, g.RepositoryScope(repo)); err != nil {
 		return i, err
 	}
@@ -41,7 +44,7 @@ func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Re
 	// A blob that comes between two statements is erased with another try.
 	for range 10 {
 		err = s.db.Write(ctx, func(tx *db.Tx) (err error) {
-			i, err = s.eraseRepository(ctx, tx, g, r, draft, receipts)
+			i, err = s.eraseRepository(ctx, tx, g, r, draft, receipts, approvals)
 			return err
 		})
 		if !db.IsForeignKey(err) {
@@ -49,18 +52,32 @@ func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Re
 		}
 	}
 	if err != nil {
-		return receipt.Issued{}, err
+		return receipt.Issued{}, approvals.Ask(ctx, g, err)
 	}
 	s.Purge(ctx)
 	return i, nil
 }
 
 // eraseRepository is an erase of the repository of r, in its transaction.
-func (s *Store) eraseRepository(ctx context.Context, tx *db.Tx, g access.Grant, r receipt.Receipt, draft *receipt.Draft, receipts *receipt.Store) (i receipt.Issued, err error) {
+func (s *Store) eraseRepository(ctx context.Context, tx *db.Tx, g access.Grant, r receipt.Receipt, draft *receipt.Draft, receipts *receipt.Store, approvals *approval.Store) (i receipt.Issued, err error) {
 	if err := receipts.Documents.Lock(ctx, tx); err != nil {
 		return i, err
 	}
 	if err := receipts.Documents.DeletableTx(ctx, tx, ref.ID(g.RepositoryScope(r.Repository))); err != nil {
+		return i, err
+	}
+	act, err := erasing(ctx, tx, g, r.Repository)
+	if err != nil {
+		return i, err
+	}
+	if id, o, err := findRepository(ctx, tx, g.Registry(), r.Repository); err == nil { // nobody is asked to approve what cannot be done
+		if err := unlocked(ctx, tx, id, o); err != nil {
+			return i, err
+		}
+	} else if !errors.Is(err, db.ErrNoRows) {
+		return i, err
+	}
+	if err := approvals.Use(ctx, tx, g, act); err != nil {
 		return i, err
 	}
 	at := now()
@@ -88,14 +105,26 @@ func (s *Store) eraseRepository(ctx context.Context, tx *db.Tx, g access.Grant, 
 	return draft.Issue(ctx, tx, r, e)
 }
 
+// erasing is the act that destroys a repository: the one that is there now, and not the
+// next of its name.
+func erasing(ctx context.Context, tx *db.Tx, g access.Grant, repo ref.Repository) (approval.Act, error) {
+	born, err := bornAt(ctx, tx, g.Registry(), repo)
+	return approval.Act{Action: access.RepositoryErase, Scope: g.RepositoryScope(repo), On: g.RegistryID(), UID: g.Registry(), Exact: born}, err
+}
+
+// unlocked is Disallowed if a repository, or anything in it, is locked.
+func unlocked(ctx context.Context, tx *db.Tx, id int64, o off) error {
+	some, err := anyLocked(ctx, tx, id)
+	if err = o.forbids(locked, err); err == nil && some {
+		err = fault.New(fault.Disallowed, "the operation is disallowed: a manifest or tag in this repository is locked; set its deleteEnabled and writeEnabled first")
+	}
+	return err
+}
+
 // wipe erases what the repository has names for. The repository is locked.
 func (s *Store) wipe(ctx context.Context, tx *db.Tx, g access.Grant, id int64, o off, r *receipt.Receipt, gone *gone, at int64) error {
-	some, err := anyLocked(ctx, tx, id)
-	if err = o.forbids(locked, err); err != nil {
+	if err := unlocked(ctx, tx, id, o); err != nil {
 		return err
-	}
-	if some {
-		return fault.New(fault.Disallowed, "the operation is disallowed: a manifest or tag in this repository is locked; set its deleteEnabled and writeEnabled first")
 	}
 	t := &r.Destroyed
 	manifests, err := allManifests(ctx, tx, id)
@@ -138,9 +167,14 @@ func (s *Store) wipe(ctx context.Context, tx *db.Tx, g access.Grant, id int64, o
 	return nil
 }
 
-// Locked is Disallowed if anything in the registry is locked. Until the commit nobody
-// else locks something there.
-func (s *Store) Locked(ctx context.Context, tx *db.Tx, registry string) error {
+// Locked is Disallowed if anything in the registry is locked. With hold, nobody else
+// locks something there until the commit.
+func (s *Store) Locked(ctx context.Context, tx *db.Tx, registry string, hold bool) error {
+	if hold {
+		if err := holdRepositories(ctx, tx, registry, now()); err != nil {
+			return err
+		}
+	}
 	names, err := lockedRepositories(ctx, tx, registry, 1)
 	if err == nil && len(names) > 0 {
 		err = fault.New(fault.Disallowed, "the operation is disallowed: the repository %s, or something in it, is locked; set deleteEnabled and writeEnabled first", names[0])

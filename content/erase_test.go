@@ -20,6 +20,7 @@ import (
 	"lukechampine.com/adiantum"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/db/dbtest"
 	"breakwater/fault"
@@ -40,9 +41,24 @@ func (w *world) receipts() *receipt.Store {
 	platform, err := keys.OpenPlatform(filepath.Join(filepath.Dir(w.dir), "platform.key"))
 	must(w.t, err)
 	docs := resource.New(w.db)
+	must(w.t, w.db.Write(w.ctx, func(tx *db.Tx) error {
+		doc := resource.Resource{ID: theRegistry.ID, Type: registry.Type, Properties: []byte(`{}`)}
+		doc.System.UID = registryUID
+		_, err := docs.Put(w.ctx, tx, doc, resource.Any)
+		return err
+	}))
 	ids, err := identity.New(identity.Options{DB: w.db, Documents: docs, Ledger: w.ledger, Vault: platform, Check: platform.Derive("token-check")})
 	must(w.t, err)
 	return &receipt.Store{Documents: docs, Ledger: w.ledger, Identity: ids}
+}
+
+func (w *world) approvals(of *receipt.Store) *approval.Store {
+	return &approval.Store{DB: w.db, Documents: of.Documents, Ledger: w.ledger}
+}
+
+// erase erases a repository, as who has nobody to ask.
+func (w *world) erase(g access.Grant, repo ref.Repository, receipts *receipt.Store) (receipt.Issued, error) {
+	return w.EraseRepository(w.ctx, g, repo, receipts, w.approvals(receipts))
 }
 
 // verified is what a receipt says, with the keys that the server publishes.
@@ -155,7 +171,7 @@ func TestWhatWasErasedOpensForNobody(t *testing.T) {
 		if got := th.opens(w); len(got) != len(th.files) || len(got) != 9 {
 			t.Fatalf("before, %d of %d open", len(got), len(th.files))
 		}
-		i, err := w.EraseRepository(w.ctx, w.owner, doomed, receipts)
+		i, err := w.erase(w.owner, doomed, receipts)
 		must(t, err)
 		was, err := findStored(w.ctx, w.db, registryUID, sum(shared))
 		must(t, err)
@@ -203,7 +219,7 @@ func TestWhatWasErasedOpensForNobody(t *testing.T) {
 		wants(t, w.Restore(w.ctx, w.owner, doomed, sum(trash), "", false, week), fault.NameUnknown)
 		_, err = w.UploadStatus(w.ctx, w.owner, doomed, u.ID)
 		wants(t, err, fault.UploadUnknown)
-		_, err = w.EraseRepository(w.ctx, w.owner, doomed, receipts)
+		_, err = w.erase(w.owner, doomed, receipts)
 		wants(t, err, fault.NameUnknown)
 		w.push(doomed, layer)
 		w.reads(doomed, layer)
@@ -218,7 +234,7 @@ func TestAChangedReceiptIsRefused(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		receipts := w.receipts()
 		w.push(repo, random(10))
-		i, err := w.EraseRepository(w.ctx, w.owner, repo, receipts)
+		i, err := w.erase(w.owner, repo, receipts)
 		must(t, err)
 		set, err := receipts.Identity.ReceiptKeys(w.ctx)
 		must(t, err)
@@ -263,7 +279,7 @@ func TestLocksAndRightsHoldAnEraseBack(t *testing.T) {
 			w.resolves(repo, tagged("v1"), m)
 		}
 		deleter := allow("deleter", map[ref.Repository][]access.Action{repo: {access.ContentRead, access.ContentWrite, access.ContentDelete}})
-		_, err := w.EraseRepository(w.ctx, deleter, repo, receipts)
+		_, err := w.erase(deleter, repo, receipts)
 		stays(err, fault.Denied)
 
 		no, yes := false, true
@@ -282,7 +298,7 @@ func TestLocksAndRightsHoldAnEraseBack(t *testing.T) {
 			},
 		} {
 			must(t, lock(&no))
-			_, err = w.EraseRepository(w.ctx, w.owner, repo, receipts)
+			_, err = w.erase(w.owner, repo, receipts)
 			if stays(err, fault.Disallowed); err == nil {
 				t.Error(name)
 			}
@@ -294,11 +310,11 @@ func TestLocksAndRightsHoldAnEraseBack(t *testing.T) {
 				_, err := receipts.Documents.Put(w.ctx, tx, resource.Resource{ID: id, Type: resource.LockType, Properties: []byte(`{"level":"` + level + `"}`)}, resource.Any)
 				return err
 			}))
-			_, err = w.EraseRepository(w.ctx, w.owner, repo, receipts)
+			_, err = w.erase(w.owner, repo, receipts)
 			stays(err, fault.ScopeLocked)
 			must(t, w.db.Write(w.ctx, func(tx *db.Tx) error { return receipts.Documents.Delete(w.ctx, tx, id, resource.Any) }))
 		}
-		_, err = w.EraseRepository(w.ctx, w.owner, repo, receipts)
+		_, err = w.erase(w.owner, repo, receipts)
 		must(t, err)
 	})
 }
@@ -312,7 +328,7 @@ func TestASweepFinishesAnErase(t *testing.T) {
 		must(t, err)
 		r := receipt.Receipt{Kind: receipt.Repository, Repository: repo, Registry: receipt.Of{UID: registryUID, ID: theRegistry.ID}}
 		must(t, w.db.Write(w.ctx, func(tx *db.Tx) error {
-			_, err := w.eraseRepository(w.ctx, tx, w.owner, r, draft, receipts)
+			_, err := w.eraseRepository(w.ctx, tx, w.owner, r, draft, receipts, w.approvals(receipts))
 			return err
 		}))
 		if n := w.objectsLeft(); n != 4 {
@@ -386,7 +402,7 @@ func TestEraseDuringPushMountAndPull(t *testing.T) {
 		})
 		all.Go(func() {
 			for stop.Err() == nil {
-				if _, err := w.EraseRepository(w.ctx, w.owner, doomed, receipts); err == nil {
+				if _, err := w.erase(w.owner, doomed, receipts); err == nil {
 					erased.Add(1)
 				} else if fault.Of(err) != fault.NameUnknown {
 					t.Error(err)
@@ -397,7 +413,7 @@ func TestEraseDuringPushMountAndPull(t *testing.T) {
 			}
 		})
 		all.Wait()
-		if _, err := w.EraseRepository(w.ctx, w.owner, doomed, receipts); err != nil && fault.Of(err) != fault.NameUnknown {
+		if _, err := w.erase(w.owner, doomed, receipts); err != nil && fault.Of(err) != fault.NameUnknown {
 			t.Error(err)
 		}
 		// All that has a name can be read.
@@ -464,7 +480,7 @@ func newManor(t *testing.T, d *db.DB) *manor {
 	m := &manor{House: h, t: t, Store: New(d, h.Objects, h.Rings, h.Ledger, h.Platform.Derive("upload-session"))}
 	m.receipts = &receipt.Store{Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
 	m.registries = registry.New(registry.Options{DB: d, Documents: h.Documents, Ledger: h.Ledger, Rings: h.Rings, Identity: h.Identity, Access: h.Access,
-		Receipts: m.receipts, Contents: registry.Contents{Locked: m.Locked, Empty: m.Empty, Purge: m.Purge},
+		Receipts: m.receipts, Approvals: h.Approvals, Contents: registry.Contents{Locked: m.Locked, Empty: m.Empty, Purge: m.Purge},
 		Default: "breakwater", Host: "localhost", Domain: "registries.test"})
 	m.g = access.ServerGrant(h.Registry.Ref(), access.Call{Correlation: "test"})
 	return m
@@ -546,6 +562,59 @@ func TestAnErasedRegistryGoesOnEmpty(t *testing.T) {
 		if reg.Encryption.DataKeys.Version != 2 {
 			t.Errorf("the registry says %+v", reg.Encryption)
 		}
+	})
+}
+
+// Under dual control a repository is erased by two; what was approved is the repository
+// that was there.
+func TestTwoHaveToWantThatARepositoryIsErased(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := newManor(t, d)
+		w := m.world()
+		person := func(name string) access.Grant {
+			_, doc, err := m.Directory.CreateUser(w.ctx, m.House.Server(), name)
+			must(t, err)
+			_, err = m.Access.Assign(w.ctx, m.House.Server(), m.Registry.ID.Scope(), ref.NewGUID(), access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: doc.System.UID, PrincipalType: "User"})
+			must(t, err)
+			p := identity.Principal{ID: doc.System.UID, Kind: identity.User, Name: name, Account: doc.ID}
+			held, err := m.Access.LoadAssignments(w.ctx, m.Registry.Ref(), p)
+			must(t, err)
+			return access.NewGrant(m.Registry.Ref(), p, held, access.Call{})
+		}
+		alice, bob := person("alice"), person("bob")
+		_, err := m.registries.Update(w.ctx, m.g, m.Registry.ID, resource.Any, func(r *registry.Registry) error {
+			r.Policies.SoftDelete.Status, r.DualControl.Status = "enabled", "enabled"
+			return nil
+		})
+		must(t, err)
+		asked := func() ref.ID {
+			t.Helper()
+			_, err := m.EraseRepository(w.ctx, alice, repo, m.receipts, m.Approvals)
+			wants(t, err, fault.ApprovalRequired)
+			return ref.ID(fault.From(err).Detail.(map[string]string)["request"])
+		}
+		_, err = m.EraseRepository(w.ctx, alice, repo, m.receipts, m.Approvals)
+		wants(t, err, fault.NameUnknown) // nobody is asked to approve what there is not
+		img := w.putImage(repo, "v1", 1)
+		id := asked()
+		w.resolves(repo, tagged("v1"), img)
+		_, err = m.Approvals.Answer(w.ctx, bob, id, approval.Approved, "")
+		must(t, err)
+		_, _, err = m.DeleteRepository(w.ctx, m.g, repo, Rules{}) // by the server; another one comes in its place
+		must(t, err)
+		w.sweep(Sweep{})
+		img = w.putImage(repo, "v1", 1)
+		next := asked()
+		if next == id {
+			t.Error("it is the request for the one before")
+		}
+		w.resolves(repo, tagged("v1"), img)
+		_, err = m.Approvals.Answer(w.ctx, bob, next, approval.Approved, "")
+		must(t, err)
+		_, err = m.EraseRepository(w.ctx, alice, repo, m.receipts, m.Approvals)
+		must(t, err)
+		_, _, err = w.Tags(w.ctx, m.g, repo, "", -1)
+		wants(t, err, fault.NameUnknown)
 	})
 }
 
@@ -633,7 +702,7 @@ func TestErasedSecretsLeaveTheFile(t *testing.T) {
 	if len(doomed) != 100 || in(doomed) != 100 || in(others) != 200 {
 		t.Fatalf("before: %d secrets, %d in the file", len(doomed), in(doomed))
 	}
-	_, err = w.EraseRepository(w.ctx, w.owner, name(1), w.receipts())
+	_, err = w.erase(w.owner, name(1), w.receipts())
 	must(t, err)
 	if n := in(doomed); n != 0 {
 		t.Errorf("%d of the erased secrets are in the file", n)
@@ -686,7 +755,7 @@ func TestWhatTheVersionBeforeStoredIsServed(t *testing.T) {
 			w.push(repo, more)
 			w.reads(repo, more)
 			receipts := w.receipts()
-			i, err := w.EraseRepository(w.ctx, w.owner, repo, receipts)
+			i, err := w.erase(w.owner, repo, receipts)
 			must(t, err)
 			if r := verified(t, receipts, i); r.Destroyed.Objects != 2 || r.Remains.OldFormat == nil || r.Remains.OldFormat.Objects != 1 || r.Remains.OldFormat.Bytes != 150_000 {
 				t.Errorf("%+v, %+v", r.Destroyed, r.Remains.OldFormat)

@@ -313,7 +313,7 @@ func TestStoreIsLikeItsModel(t *testing.T) {
 				"erase repository": func(t *rapid.T) {
 					name := aRepo(t)
 					r := m.repo(name)
-					_, err := w.EraseRepository(w.ctx, w.owner, name, receipts)
+					_, err := w.erase(w.owner, name, receipts)
 					some := false
 					for d, mm := range r.manifests {
 						some = some || !mm.deleted && r.held(d)

@@ -743,6 +743,18 @@ func lockAnyRepository(ctx context.Context, tx *db.Tx, registry string, repo ref
 	return id, o, err
 }
 
+// bornAt tells a repository from others that had its name before; there is "" of one that
+// nobody has pushed to, and NameUnknown if nothing is under way there either.
+func bornAt(ctx context.Context, tx *db.Tx, registry string, repo ref.Repository) (string, error) {
+	var created int64
+	err := tx.QueryRow(ctx, `SELECT created FROM repository WHERE registry = $1 AND name = $2`, registry, repo).Scan(&created)
+	if !errors.Is(err, db.ErrNoRows) {
+		return strconv.FormatInt(created, 10), err
+	}
+	err = tx.QueryRow(ctx, `SELECT 1 FROM upload WHERE registry = $1 AND repository = $2 AND NOT done LIMIT 1`, registry, repo).Scan(&created)
+	return "", absent(err, fault.NameUnknown)
+}
+
 // allManifests are those in the trash, too.
 func allManifests(ctx context.Context, tx *db.Tx, repository int64) ([]ref.Digest, error) {
 	rows, err := tx.Query(ctx, `SELECT digest FROM manifest WHERE repository = $1`, repository)
@@ -796,11 +808,14 @@ func eraseUnlinked(ctx context.Context, tx *db.Tx, registry string, g *gone, at 
 	return err
 }
 
+// holdRepositories locks all rows of a registry, as who changes what is in one locks it.
+func holdRepositories(ctx context.Context, tx *db.Tx, registry string, at int64) error {
+	_, err := tx.Exec(ctx, `UPDATE repository SET changed = $2 WHERE registry = $1`, registry, at)
+	return err
+}
+
 // lockedRepositories are those that are locked, or have something in them that is.
 func lockedRepositories(ctx context.Context, tx *db.Tx, registry string, n int) ([]ref.Repository, error) {
-	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = changed WHERE registry = $1`, registry); err != nil {
-		return nil, err
-	}
 	rows, err := tx.Query(ctx, `SELECT r.name FROM repository r WHERE r.registry = $1 AND r.deleted IS NULL AND ((r.off & $2) <> 0
 		OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL AND (m.off & $2) <> 0)
 		OR EXISTS (SELECT 1 FROM tag t WHERE t.repository = r.id AND t.until IS NULL AND (t.off & $2) <> 0)) ORDER BY r.name LIMIT $3`, registry, locked, n)
@@ -811,7 +826,7 @@ func lockedRepositories(ctx context.Context, tx *db.Tx, registry string, n int) 
 func emptyRegistry(ctx context.Context, tx *db.Tx, registry string, at int64) (t receipt.Tally, err error) {
 	const repositories = `(SELECT id FROM repository WHERE registry = $1)`
 	const manifests = `(SELECT id FROM manifest WHERE repository IN ` + repositories + `)`
-	if _, err := tx.Exec(ctx, `UPDATE repository SET changed = $2 WHERE registry = $1`, registry, at); err != nil { // locks them
+	if err := holdRepositories(ctx, tx, registry, at); err != nil {
 		return t, err
 	}
 	rows, err := tx.Query(ctx, `SELECT digest FROM manifest WHERE repository IN `+repositories, registry)

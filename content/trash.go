@@ -73,15 +73,11 @@ func (s *Store) DeleteRepository(ctx context.Context, g access.Grant, repo ref.R
 	}
 	remove := func(tx *db.Tx) error {
 		id, o, err := lockRepository(ctx, tx, g.Registry(), repo)
-		if err = o.forbids(locked, err); err != nil {
+		if err != nil {
 			return absent(err, fault.NameUnknown)
 		}
-		some, err := anyLocked(ctx, tx, id)
-		if err != nil {
+		if err := unlocked(ctx, tx, id, o); err != nil {
 			return err
-		}
-		if some {
-			return fault.New(fault.Disallowed, "the operation is disallowed: a manifest or tag in this repository is locked; set its deleteEnabled and writeEnabled first")
 		}
 		if manifests, tags, err = contents(ctx, tx, id); err != nil {
 			return err

@@ -52,7 +52,8 @@ func (d dual) set(g access.Grant, ifMatch string, change func(*registry.Registry
 }
 
 func (d dual) delete(g access.Grant) error {
-	return d.registries.Delete(d.ctx, g, shopID, resource.Any)
+	_, err := d.registries.Delete(d.ctx, g, shopID, resource.Any)
+	return err
 }
 
 // asked is the request that an error tells of.
@@ -116,7 +117,8 @@ func TestTwoHaveToWantThatARegistryGoes(t *testing.T) {
 		d.ok(d.approve(d.bob, id))
 		d.wants("the approver, with what it approved", d.delete(d.bob), fault.ApprovalRequired)
 		d.wants("another act", d.set(d.alice, "*", func(r *registry.Registry) { r.DualControl.Status = "disabled" }), fault.ApprovalRequired)
-		d.wants("another etag", d.registries.Delete(d.ctx, d.alice, shopID, "x"), fault.Stale)
+		_, err := d.registries.Delete(d.ctx, d.alice, shopID, "x")
+		d.wants("another etag", err, fault.Stale)
 		if s := d.state(id); s != approval.Approved {
 			t.Errorf("the request is %s", s)
 		}
@@ -140,7 +142,7 @@ func TestTwoHaveToWantThatARegistryGoes(t *testing.T) {
 		}
 
 		// Made again under its name, it is another one.
-		_, err := d.registries.Create(d.ctx, d.server, shopID, "local", nil, registry.Properties{
+		_, err = d.registries.Create(d.ctx, d.server, shopID, "local", nil, registry.Properties{
 			DualControl: approval.Settings{Status: "enabled"}, Policies: registry.Policies{SoftDelete: registry.SoftDelete{Policy: registry.Policy{Status: "enabled"}}},
 		})
 		d.ok(err)
@@ -530,7 +532,8 @@ func TestNothingIsAskedForThatCannotBeDone(t *testing.T) {
 	lock := resource.Resource{ID: shopID + "/providers/" + resource.LockType + "/keep", Type: resource.LockType, Properties: []byte(`{"level":"CanNotDelete"}`)}
 	d.ok(d.db.Write(d.ctx, func(tx *db.Tx) error { _, err := d.docs.Put(d.ctx, tx, lock, resource.Any); return err }))
 	d.wants("under a lock", d.delete(d.alice), fault.ScopeLocked)
-	d.wants("with an old etag", d.registries.Delete(d.ctx, d.alice, shopID, "old"), fault.Stale)
+	_, err := d.registries.Delete(d.ctx, d.alice, shopID, "old")
+	d.wants("with an old etag", err, fault.Stale)
 	d.wants("without the right", d.delete(d.person("reader", access.ReaderRole, shopID.Scope())), fault.Denied)
 	d.wants("with an old etag", func() error {
 		_, err := d.registries.Update(d.ctx, d.alice, shopID, "old", func(r *registry.Registry) error { r.DualControl.Status = "disabled"; return nil })
@@ -591,4 +594,33 @@ func TestRequestsThatAreOverMakeRoom(t *testing.T) {
 	if d.state(first) != approval.Pending || d.state(next) != approval.Pending {
 		t.Error("one that waits was forgotten")
 	}
+}
+
+// An erase is as final as a deletion, and what was approved is that erase and no other.
+func TestTwoHaveToWantAnErase(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, on *db.DB) {
+		d := twoPeople(t, on)
+		erase := func(g access.Grant, platform bool) error {
+			_, err := d.registries.Erase(d.ctx, g, shopID, platform)
+			return err
+		}
+		before, err := d.rings.Ring(d.ctx, d.at(shop).UID)
+		d.ok(err)
+		id := d.asked(erase(d.alice, false))
+		d.wants("who asks", d.approve(d.alice, id), fault.Denied)
+		d.ok(d.approve(d.bob, id))
+		d.wants("without the customer's key", erase(d.alice, true), fault.ApprovalRequired)
+		d.wants("the deletion", d.delete(d.alice), fault.ApprovalRequired)
+		if now, err := d.rings.Ring(d.ctx, d.at(shop).UID); err != nil || now.Current().Version() != before.Current().Version() {
+			t.Errorf("the keys have changed: %v", err)
+		}
+		d.ok(erase(d.alice, false))
+		if now, err := d.rings.Ring(d.ctx, d.at(shop).UID); err != nil || now.Current().Version() != before.Current().Version()+1 {
+			t.Errorf("the keys are the old ones: %v", err)
+		}
+		if s := d.state(id); s != approval.Used {
+			t.Errorf("the request is %s", s)
+		}
+		d.wants("once more", erase(d.alice, false), fault.ApprovalRequired)
+	})
 }

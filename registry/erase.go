@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"breakwater/access"
+	"breakwater/approval"
 	"breakwater/db"
 	"breakwater/fault"
 	"breakwater/keys"
@@ -20,16 +21,16 @@ import (
 // transaction that destroys the keys. The zero Contents are of registries that hold
 // nothing.
 type Contents struct {
-	Locked func(ctx context.Context, tx *db.Tx, uid string) error                  // why something in it must stay
+	Locked func(ctx context.Context, tx *db.Tx, uid string, hold bool) error       // why something in it must stay; with hold, nothing else comes to that
 	Empty  func(ctx context.Context, tx *db.Tx, uid string) (receipt.Tally, error) // takes all names out
 	Purge  func(ctx context.Context)                                               // deletes the bytes that have no name
 }
 
-func (c Contents) locked(ctx context.Context, tx *db.Tx, uid string) error {
+func (c Contents) locked(ctx context.Context, tx *db.Tx, uid string, hold bool) error {
 	if c.Locked == nil {
 		return nil
 	}
-	return c.Locked(ctx, tx, uid)
+	return c.Locked(ctx, tx, uid, hold)
 }
 
 func (c Contents) empty(ctx context.Context, tx *db.Tx, uid string) (t receipt.Tally, err error) {
@@ -51,7 +52,8 @@ func (c Contents) purge(ctx context.Context) {
 // is under that too, which must answer; platform says to go on without: then the old keys
 // end though the customer refuses, or is gone, the new one is the platform's alone, and
 // the registry's settings say so. Content that is locked is Disallowed, and a lock on the
-// registry ScopeLocked.
+// registry ScopeLocked. Under dual control
+// somebody else must have approved it.
 func (s *Store) Erase(ctx context.Context, g access.Grant, id ref.ID, platform bool) (i receipt.Issued, err error) {
 	if err := g.Allows(access.RegistryErase, id.Scope()); err != nil {
 		return i, err
@@ -67,7 +69,7 @@ func (s *Store) Erase(ctx context.Context, g access.Grant, id ref.ID, platform b
 		}
 	}
 	if err != nil {
-		return receipt.Issued{}, err
+		return receipt.Issued{}, s.o.Approvals.Ask(ctx, g, err)
 	}
 	s.o.Contents.purge(ctx)
 	return i, nil
@@ -90,10 +92,20 @@ func (s *Store) eraseOnce(ctx context.Context, g access.Grant, id ref.ID, platfo
 	}
 	from := r.Encryption.identifier()
 	err = s.o.DB.Write(ctx, func(tx *db.Tx) (err error) {
-		i, err = s.erase(ctx, tx, g, id, from, erasure, draft)
+		i, err = s.erase(ctx, tx, g, id, from, platform, erasure, draft)
 		return err
 	})
 	return i, err
+}
+
+// erasing is the act that destroys what a registry holds; to go on without the customer's
+// key is another.
+func erasing(doc resource.Resource, platform bool) approval.Act {
+	a := approval.Act{Action: access.RegistryErase, Scope: doc.ID.Scope(), On: doc.ID, UID: doc.System.UID}
+	if platform {
+		a.Exact = "newKey: platform"
+	}
+	return a
 }
 
 // withoutHolder tells what can be done where a customer's key does not answer.
@@ -105,7 +117,7 @@ func withoutHolder(err error) error {
 }
 
 // erase is an erase of a registry, in its transaction.
-func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID, from string, erasure *keys.Erasure, draft *receipt.Draft) (i receipt.Issued, err error) {
+func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID, from string, platform bool, erasure *keys.Erasure, draft *receipt.Draft) (i receipt.Issued, err error) {
 	if err := s.o.Documents.Lock(ctx, tx); err != nil {
 		return i, err
 	}
@@ -114,6 +126,12 @@ func (s *Store) erase(ctx context.Context, tx *db.Tx, g access.Grant, id ref.ID,
 		return i, err
 	}
 	if err := s.o.Documents.DeletableTx(ctx, tx, doc.ID); err != nil {
+		return i, err
+	}
+	if err := s.o.Contents.locked(ctx, tx, doc.System.UID, false); err != nil { // nobody is asked to approve what cannot be done
+		return i, err
+	}
+	if err := s.o.Approvals.Use(ctx, tx, g, erasing(doc, platform)); err != nil {
 		return i, err
 	}
 	r, err := s.parse(doc)
@@ -152,7 +170,7 @@ func (s *Store) destroy(ctx context.Context, tx *db.Tx, r *Registry, erasure *ke
 		return said, err
 	}
 	if kind == receipt.Registry { // it goes on, and so do its promises
-		if err := s.o.Contents.locked(ctx, tx, r.UID); err != nil {
+		if err := s.o.Contents.locked(ctx, tx, r.UID, true); err != nil {
 			return said, err
 		}
 	}
