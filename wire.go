@@ -160,7 +160,7 @@ func build(ctx context.Context, c *config, host string, shown papers, log *slog.
 	h.content = content.New(h.db, objects, h.rings, h.ledger, h.platform.Derive("upload-session"))
 	h.registries = registry.New(registry.Options{
 		DB: h.db, Documents: h.documents, Ledger: h.ledger, Rings: h.rings, Identity: h.identity, Access: h.access, Approvals: h.approvals,
-		Receipts: h.receipts, Contents: registry.Contents{Locked: h.content.Locked, Empty: h.content.Empty, Purge: h.content.Purge},
+		Receipts: h.receipts, Contents: h.content.Contents(),
 		Default: registryName, Host: host, Domain: h.domain, Shown: shown.believed,
 	})
 	h.gate = gate.New(gate.Options{

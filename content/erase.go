@@ -13,6 +13,7 @@ import (
 	"breakwater/ledger"
 	"breakwater/receipt"
 	"breakwater/ref"
+	"breakwater/registry"
 )
 
 // An erase is a deletion after which nobody can open what was deleted, whatever keys and
@@ -54,7 +55,7 @@ func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Re
 	if err != nil {
 		return receipt.Issued{}, approvals.Ask(ctx, g, err)
 	}
-	s.Purge(ctx)
+	s.purge(ctx)
 	return i, nil
 }
 
@@ -167,9 +168,15 @@ func (s *Store) wipe(ctx context.Context, tx *db.Tx, g access.Grant, id int64, o
 	return nil
 }
 
-// Locked is Disallowed if anything in the registry is locked. With hold, nobody else
+// Contents is what registries hold, for the room that destroys them: there the grant is
+// asked.
+func (s *Store) Contents() registry.Contents {
+	return registry.Contents{Locked: s.anyLocked, Empty: s.empty, Purge: s.purge}
+}
+
+// anyLocked is Disallowed if anything in the registry is locked. With hold, nobody else
 // locks something there until the commit.
-func (s *Store) Locked(ctx context.Context, tx *db.Tx, registry string, hold bool) error {
+func (s *Store) anyLocked(ctx context.Context, tx *db.Tx, registry string, hold bool) error {
 	if hold {
 		if err := holdRepositories(ctx, tx, registry, now()); err != nil {
 			return err
@@ -182,17 +189,17 @@ func (s *Store) Locked(ctx context.Context, tx *db.Tx, registry string, hold boo
 	return err
 }
 
-// Empty takes all names out of a registry, and the secrets of all its objects, in the
+// empty takes all names out of a registry, and the secrets of all its objects, in the
 // transaction that destroys its keys. It comes after that: what was pushed with them has
 // its names by then, or gets none.
-func (s *Store) Empty(ctx context.Context, tx *db.Tx, registry string) (receipt.Tally, error) {
+func (s *Store) empty(ctx context.Context, tx *db.Tx, registry string) (receipt.Tally, error) {
 	return emptyRegistry(ctx, tx, registry, now())
 }
 
-// Purge deletes the bytes that have no owner any more, as long as a request may take for
+// purge deletes the bytes that have no owner any more, as long as a request may take for
 // that, and makes the database forget what it has overwritten. It is no error where that
 // fails: the names are gone, and a sweep does the rest.
-func (s *Store) Purge(ctx context.Context) {
+func (s *Store) purge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), purgeTime)
 	defer cancel()
 	var n Swept

@@ -480,7 +480,7 @@ func newManor(t *testing.T, d *db.DB) *manor {
 	m := &manor{House: h, t: t, Store: New(d, h.Objects, h.Rings, h.Ledger, h.Platform.Derive("upload-session"))}
 	m.receipts = &receipt.Store{Documents: h.Documents, Ledger: h.Ledger, Identity: h.Identity}
 	m.registries = registry.New(registry.Options{DB: d, Documents: h.Documents, Ledger: h.Ledger, Rings: h.Rings, Identity: h.Identity, Access: h.Access,
-		Receipts: m.receipts, Approvals: h.Approvals, Contents: registry.Contents{Locked: m.Locked, Empty: m.Empty, Purge: m.Purge},
+		Receipts: m.receipts, Approvals: h.Approvals, Contents: m.Contents(),
 		Default: "breakwater", Host: "localhost", Domain: "registries.test"})
 	m.g = access.ServerGrant(h.Registry.Ref(), access.Call{Correlation: "test"})
 	return m
