@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 )
@@ -19,8 +18,11 @@ const TransitToken = "hvs.the-token-of-this-test"
 // tool is a program that scripts/install-test-tools makes, or skips the test.
 func tool(t testing.TB, name string) string {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	if path := filepath.Join(filepath.Dir(here), "../../.bin", name); isFile(path) {
+	checkout, err := filepath.Abs(".") // a test runs in the folder of its package
+	for err == nil && !isFile(filepath.Join(checkout, "go.mod")) && checkout != filepath.Dir(checkout) {
+		checkout = filepath.Dir(checkout)
+	}
+	if path := filepath.Join(checkout, ".bin", name); isFile(path) {
 		return path
 	}
 	if path, err := exec.LookPath(name); err == nil {
