@@ -224,6 +224,10 @@ func runServer(ctx context.Context, c *config, log *slog.Logger, out io.Writer) 
 		h.ledger.Lead(run, rootChanges, c.Keys.Every, h.recordRoot)
 		return nil
 	})
+	work.Go(func() error { // of each process, whoever leads
+		h.rings.Run(run, c.Keys.Every)
+		return nil
+	})
 	if c.Scrub.BytesPerSecond > 0 {
 		work.Go(func() error {
 			h.ledger.Lead(run, "scrub", 24*time.Hour, h.scrub(c, log))

@@ -180,12 +180,13 @@ func (h *house) entrust(c *config, metrics prometheus.Registerer) error {
 	checks := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "breakwater_key_checks_total", Help: "Questions to customers' key providers, by outcome.",
 	}, []string{"outcome"})
-	closed := func(name, help string, n func() int) prometheus.Collector {
+	count := func(name, help string, n func() int) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(n()) })
 	}
 	metrics.MustRegister(checks,
-		closed("breakwater_keys_refused", "Registries whose customers refuse this process their keys.", func() int { n, _ := h.rings.Closed(); return n }),
-		closed("breakwater_keys_unreachable", "Registries whose customers' key providers do not answer this process.", func() int { _, n := h.rings.Closed(); return n }))
+		count("breakwater_keys_open", "Registries whose keys lie open in the memory of this process.", func() int { return h.rings.Open() }),
+		count("breakwater_keys_refused", "Registries whose customers refuse this process their keys.", func() int { n, _ := h.rings.Closed(); return n }),
+		count("breakwater_keys_unreachable", "Registries whose customers' key providers do not answer this process.", func() int { _, n := h.rings.Closed(); return n }))
 	h.rings.Entrust(&keys.Custody{
 		Documents: h.documents, Ledger: h.ledger, Who: identity.ThisServer().Who(),
 		Reach:   keys.Reach{Dial: h.egress.Dialer(network.ForKey), Directory: c.Keys.Directory, Roots: roots},

@@ -156,9 +156,12 @@ func (t Times) usual() Times {
 	return Times{cmp.Or(t.Believed, 10*time.Second), cmp.Or(t.Late, 40*time.Second), cmp.Or(t.Check, 8*time.Second), cmp.Or(t.Pause, 5*time.Second)}
 }
 
+// Those who wait share one question, so that a burst costs the provider nothing: what
+// is bounded is the requests that one who hangs holds up, of the 2,048 that a process
+// has under way.
 const (
-	maxWaiting    = 256 // requests of the whole process that wait for providers
-	maxWaitingOne = 32  // … for one registry
+	maxWaiting    = 1024 // requests of the whole process that wait for providers
+	maxWaitingOne = 256  // … for one registry
 	onRecord      = time.Hour
 )
 
@@ -206,11 +209,14 @@ type standing struct {
 
 // standing decides; e is locked.
 func (e *entry) standing(now time.Time, t Times) standing {
-	ask := e.asked != nil || !now.Before(e.again)
+	due := !now.Before(e.again)
+	ask := e.asked != nil || due
 	_, refused := StateOf(e.bad)
 	age := now.Sub(e.good)
 	switch {
-	case refused || e.ring == nil:
+	case refused: // whatever else of that answer is still to be done
+		return standing{err: e.bad, ask: due, wait: due}
+	case e.ring == nil:
 		return standing{err: e.bad, ask: ask, wait: ask}
 	case e.bad != nil && age >= e.bridge:
 		return standing{err: e.bad, ask: ask, wait: ask}
@@ -301,6 +307,9 @@ func (s *Rings) ask(e *entry) {
 		if fault.Of(err) == fault.Internal && err != nil { // a senseless answer opens nothing, and blames nobody
 			err = fault.New(fault.Unavailable, "the keys of this registry cannot be opened at the moment").After(s.c.Times.usual().Pause).Because(err)
 		}
+		if _, refused := StateOf(err); refused {
+			s.close(e, rows, err) // at once: the ledger may take its time
+		}
 		untold := s.told(e, holder, ring == nil, was, err)
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -323,6 +332,15 @@ func (s *Rings) ask(e *entry) {
 		}
 		e.bad, e.again = cmp.Or(err, untold), time.Now().Add(s.c.Times.usual().Pause)
 	})
+}
+
+// close takes a refusal of the keys in rows for an answer.
+func (s *Rings) close(e *entry, rows []row, refused error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if same(e.rows, rows) {
+		e.ring, e.bad, e.again = nil, refused, time.Now().Add(s.c.Times.usual().Pause)
+	}
 }
 
 // check asks the provider whether its key still opens what it wrapped: with a ring
@@ -503,13 +521,97 @@ func (s *Rings) told(e *entry, h *Holder, opening bool, was, err error) error {
 	return nil
 }
 
-// Standing is why the content of a registry is closed at the moment, as this process
-// last heard; nil if it is not, or nobody has asked. It asks nobody.
-func (s *Rings) Standing(registryUID string) error {
-	e := s.entry(registryUID)
+// lookTime is how long who looks at a registry waits for its provider.
+const lookTime = time.Second
+
+// Standing is why the content of a registry is closed at the moment; nil if it is not.
+// The provider is asked as for content, but not waited for as long: after that Standing
+// is what this process heard last, as it is during an outage that is bridged.
+func (s *Rings) Standing(ctx context.Context, registryUID string) error {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	_, _ = s.Ring(ctx, registryUID)
+	return s.Heard(registryUID)
+}
+
+// Heard is what this process heard last of why the content of a registry is closed;
+// nil if it is not, or nobody has asked. It asks nobody.
+func (s *Rings) Heard(registryUID string) error {
+	v, ok := s.open.Load(registryUID)
+	if !ok {
+		return nil
+	}
+	e := v.(*entry)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.bad
+}
+
+// Run tends, until ctx ends, what no request of this process does: see Look.
+func (s *Rings) Run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.Look(ctx); err != nil && ctx.Err() == nil {
+			slog.WarnContext(ctx, "cannot look after opened keys; it will be tried again", "err", err)
+		}
+	}
+}
+
+// lookAtOnce is how many registries Look asks for at once.
+const lookAtOnce = 16
+
+// Look lets go of the rings of registries whose keys were destroyed, perhaps by another
+// process, and asks the providers of those that this process knows, also if nobody
+// wants content here: so that a key that was taken away leaves the memory of every node.
+func (s *Rings) Look(ctx context.Context) error {
+	var known []*entry // before those that there are: what is made meanwhile stays
+	s.open.Range(func(_, v any) bool {
+		known = append(known, v.(*entry))
+		return true
+	})
+	if len(known) == 0 {
+		return nil
+	}
+	there, err := keyed(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	var work errgroup.Group
+	work.SetLimit(lookAtOnce)
+	for _, e := range known {
+		e.mu.Lock()
+		held := e.holder != nil
+		e.mu.Unlock()
+		if !there[e.uid] {
+			s.open.CompareAndDelete(e.uid, e)
+		} else if held {
+			work.Go(func() error {
+				_ = s.Standing(ctx, e.uid) // what it is stands on record where it is asked
+				return nil
+			})
+		}
+	}
+	return work.Wait()
+}
+
+// Open counts the registries whose keys lie open in the memory of this process.
+func (s *Rings) Open() (n int) {
+	s.open.Range(func(_, v any) bool {
+		e := v.(*entry)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.ring != nil {
+			n++
+		}
+		return true
+	})
+	return n
 }
 
 // Closed counts the registries whose keys this process cannot use now: refused, and

@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -251,7 +252,7 @@ func TestKeyThatIsTakenAwayClosesTheRegistryUntilItIsGivenBack(t *testing.T) {
 			if state, _ := keys.StateOf(closed(t, s, fault.KeyRefused)); state != keys.Barred {
 				t.Errorf("state %q", state)
 			}
-			if refused, _ := s.Closed(); refused != 1 || s.Standing("shop") == nil {
+			if refused, _ := s.Closed(); refused != 1 || s.Heard("shop") == nil {
 				t.Error("nobody is told")
 			}
 		}
@@ -327,6 +328,130 @@ func TestKeyThatIsTakenAwayClosesTheRegistryThoughTheLedgerTakesNothing(t *testi
 	eventually(t, "open again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil })
 }
 
+// What a provider refuses is refused at once, also when the ledger hangs and an outage
+// was bridged until then.
+func TestRefusalDoesNotWaitForTheLedger(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	derived(t, s, 1)
+	v.transit.Mode("sealed")
+	eventually(t, "bridged", func() bool {
+		derived(t, s, 1)
+		return s.Heard("shop") != nil
+	})
+	hangs, goes, gone := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		gone <- v.db.Write(t.Context(), func(tx *db.Tx) error {
+			close(hangs)
+			<-goes
+			return nil
+		})
+	}()
+	<-hangs
+	v.transit.Mode("denied")
+	began := time.Now()
+	eventually(t, "refused", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.KeyRefused })
+	took := time.Since(began)
+	close(goes)
+	if err := <-gone; err != nil {
+		t.Fatal(err)
+	}
+	if took > 8*time.Second { // the ledger is waited for 10 s
+		t.Errorf("it was served %v longer", took)
+	}
+	eventually(t, "on record", func() bool {
+		for e, err := range v.ledger.Events(t.Context(), ledger.Query{Registry: "shop", Category: ledger.KeyUsage}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Outcome == ledger.Refused {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// What one node did the others know after a look, though nobody asks them for content:
+// a registry that was deleted, and a key that was taken away, leave the memory of all.
+func TestOpenedKeysLeaveTheMemoryOfNodesThatNobodyAsks(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		v := inVault(t, d)
+		one, two := v.node(), v.node()
+		v.create(one)
+		v.change(func(tx *db.Tx) error { return one.Create(t.Context(), tx, "other") })
+		v.move(one.Rewrap(t.Context(), "shop", v.held("root", "1")))
+		first := derived(t, two, 1)
+		if _, err := two.Ring(t.Context(), "other"); err != nil || two.Open() != 2 {
+			t.Fatalf("%d open, %v", two.Open(), err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		defer running.Wait()
+		defer cancel()
+		running.Go(func() { two.Run(ctx, 20*time.Millisecond) })
+
+		v.change(func(tx *db.Tx) error { return one.Destroy(t.Context(), tx, "other") })
+		eventually(t, "destroyed", func() bool { return two.Open() == 1 })
+		v.transit.Mode("denied")
+		eventually(t, "closed", func() bool { return two.Open() == 0 && fault.Of(two.Heard("shop")) == fault.KeyRefused })
+		v.transit.Mode("well")
+		eventually(t, "open", func() bool { return two.Open() == 1 && two.Heard("shop") == nil })
+		if derived(t, two, 1) != first {
+			t.Error("another key")
+		}
+	})
+}
+
+// Who looks at a registry on a node that nobody asked for content learns how it stands.
+func TestStandingIsNotWhatWasHeardLongAgo(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	one, two := v.node(), v.node()
+	v.create(one)
+	v.move(one.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	if err := two.Standing(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	v.transit.Mode("denied")
+	eventually(t, "told", func() bool { return fault.Of(two.Standing(t.Context(), "shop")) == fault.KeyRefused })
+	v.transit.Mode("well")
+	eventually(t, "told", func() bool { return two.Standing(t.Context(), "shop") == nil })
+	v.transit.Mode("slow")
+	began := time.Now()
+	_ = v.node().Standing(t.Context(), "shop")
+	if took := time.Since(began); took > v.times.Check/2 {
+		t.Errorf("who looks waited %v for a provider that hangs", took)
+	}
+}
+
+// A burst on a registry that nobody used for a while waits for one answer, all of it.
+func TestBurstAfterAPauseIsServed(t *testing.T) {
+	v := inVault(t, dbtest.SQLite(t))
+	v.times.Believed, v.times.Late = time.Second, time.Second // from then on all wait
+	s := v.node()
+	v.create(s)
+	v.move(s.Rewrap(t.Context(), "shop", v.held("root", "1")))
+	derived(t, s, 1)
+	time.Sleep(v.times.Late)
+	before := v.calls()
+	var wg sync.WaitGroup
+	for range 250 {
+		wg.Go(func() {
+			if _, err := s.Ring(t.Context(), "shop"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	began := time.Now()
+	wg.Wait()
+	if n := v.calls() - before; n > 4 && time.Since(began) < v.times.Late {
+		t.Errorf("250 requests asked the provider %d times", n)
+	}
+	t.Logf("250 requests waited %v at most", time.Since(began))
+}
+
 func TestKeyThatWasReplacedByAnotherOfItsNameOpensNothing(t *testing.T) {
 	v := inVault(t, dbtest.SQLite(t))
 	s := v.node()
@@ -356,7 +481,7 @@ func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
 			v.transit.Mode(mode)
 			eventually(t, "noticed", func() bool {
 				derived(t, s, 1)
-				return s.Standing("shop") != nil
+				return s.Heard("shop") != nil
 			})
 			began := time.Now()
 			for range 20 {
@@ -373,7 +498,7 @@ func TestOutageIsBridgedForAWhileAndSaysToComeAgain(t *testing.T) {
 			v.provider(0)
 			eventually(t, "not bridged any more", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.Unavailable })
 			v.transit.Mode("well")
-			eventually(t, "well again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil && s.Standing("shop") == nil })
+			eventually(t, "well again", func() bool { _, err := s.Ring(t.Context(), "shop"); return err == nil && s.Heard("shop") == nil })
 			v.transit.Mode(mode)
 			eventually(t, "not bridged", func() bool { _, err := s.Ring(t.Context(), "shop"); return fault.Of(err) == fault.Unavailable })
 			v.transit.Mode("well")
@@ -442,7 +567,7 @@ func TestSlowProviderIsAskedOnceAndHoldsUpNobodyElse(t *testing.T) {
 	before := v.calls()
 	var away atomic.Int32
 	var wg sync.WaitGroup
-	for range 300 {
+	for range 600 {
 		wg.Go(func() {
 			_, err := s.Ring(t.Context(), "shop")
 			if fault.Of(err) != fault.Unavailable {
@@ -457,10 +582,10 @@ func TestSlowProviderIsAskedOnceAndHoldsUpNobodyElse(t *testing.T) {
 		t.Errorf("the neighbour waited %v, %v", time.Since(began), err)
 	}
 	wg.Wait()
-	if n := away.Load(); n < 200 {
-		t.Errorf("only %d of 300 were sent away at once", n)
+	if n := away.Load(); n < 300 {
+		t.Errorf("only %d of 600 were sent away at once", n)
 	}
 	if n := v.calls() - before; n > 3 {
-		t.Errorf("300 requests asked the provider %d times", n)
+		t.Errorf("600 requests asked the provider %d times", n)
 	}
 }

@@ -137,6 +137,24 @@ func load(ctx context.Context, d reader, registry string) ([]row, error) {
 	return all, rows.Err()
 }
 
+// keyed are the registries that have keys.
+func keyed(ctx context.Context, d reader) (map[string]bool, error) {
+	rows, err := d.Query(ctx, `SELECT DISTINCT registry FROM keyring`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	all := map[string]bool{}
+	for rows.Next() {
+		var uid string
+		if err := rows.Scan(&uid); err != nil {
+			return nil, err
+		}
+		all[uid] = true
+	}
+	return all, rows.Err()
+}
+
 // holding are the registries whose keys a provider holds, at most limit.
 func holding(ctx context.Context, d reader, provider ref.ID, limit int) (registries []ref.ID, err error) {
 	rows, err := d.Query(ctx, `SELECT DISTINCT held FROM keyring WHERE held <> ''`)

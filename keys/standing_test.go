@@ -25,6 +25,8 @@ func TestStandingOfARegistry(t *testing.T) {
 		{"long ago", &entry{ring: ring, good: now.Add(-40 * time.Second)}, false, true, true},
 		{"refused a moment ago", &entry{bad: refused, again: now.Add(time.Second)}, false, false, false},
 		{"refused a while ago", &entry{bad: refused, again: now}, false, true, true},
+		{"refused, and the ledger takes its time", &entry{asked: make(chan struct{}), bad: refused, again: now.Add(time.Second)}, false, false, false},
+		{"refused a while ago, and asked again", &entry{asked: make(chan struct{}), bad: refused, again: now}, false, true, true},
 		{"refused, though open", &entry{ring: ring, good: now, bad: refused, again: now.Add(time.Second), bridge: time.Hour}, false, false, false},
 		{"outage", &entry{ring: ring, good: now.Add(-time.Minute), bad: outage, again: now.Add(time.Second), bridge: time.Hour}, true, false, false},
 		{"outage, time to ask", &entry{ring: ring, good: now.Add(-time.Minute), bad: outage, again: now, bridge: time.Hour}, true, true, false},

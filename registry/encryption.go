@@ -241,13 +241,18 @@ func (s *Store) RotateDataKey(ctx context.Context, g access.Grant, id ref.ID) (*
 	return s.update(ctx, g, access.RotateDataKey, id, resource.Exists, func(*Registry) error { return nil }, true)
 }
 
-// keyProblem is why the registry's content is closed at the moment, for the owner;
-// "" if it is open as far as this process knows.
-func (s *Store) keyProblem(r *Registry) string {
+// keyProblem is why the registry's content is closed at the moment, for the owner; ""
+// if it is open. Who looks at one registry has its provider asked; who looks at many is
+// told what this process heard last.
+func (s *Store) keyProblem(ctx context.Context, r *Registry, alone bool) string {
 	if r.Encryption.Key == nil {
 		return ""
 	}
-	if err := s.o.Rings.Standing(r.UID); err != nil {
+	err := s.o.Rings.Heard(r.UID)
+	if alone {
+		err = s.o.Rings.Standing(ctx, r.UID)
+	}
+	if err != nil {
 		return fault.From(err).Message
 	}
 	return ""

@@ -211,7 +211,7 @@ func (s *Store) Get(ctx context.Context, g access.Grant, id ref.ID) (*Registry, 
 // endpoints. All of them lie at or below under.
 func (s *Store) connect(ctx context.Context, under ref.ID, registries ...*Registry) error {
 	for _, r := range registries {
-		r.KeyProblem = s.keyProblem(r)
+		r.KeyProblem = s.keyProblem(ctx, r, len(registries) == 1)
 	}
 	docs, err := s.o.Documents.List(ctx, under, ConnectionType, "", 0)
 	if err != nil || len(docs) == 0 {
