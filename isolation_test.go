@@ -26,7 +26,13 @@ const streetDomain = "registries.test"
 
 func openStreet(t *testing.T, flags ...string) *street {
 	t.Helper()
-	p := newPatient(t, filepath.Join(t.TempDir(), "data"), append(flags, "--domain", streetDomain)...)
+	return newPatient(t, filepath.Join(t.TempDir(), "data"), append(flags, "--domain", streetDomain)...).street()
+}
+
+// street starts a server that has the domain of streets.
+func (p *patient) street() *street {
+	t := p.t
+	t.Helper()
 	p.start()
 	c, err := dial(filepath.Join(p.data, "owner.json"))
 	if err != nil {

@@ -336,7 +336,7 @@ func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
 	if gone && f.Code == fault.Internal {
 		return false // nobody waits for an answer, and nothing was decided
 	}
-	v.before, v.err = nil, nil
+	v.before, v.err, v.still = nil, nil, nil // a refusal is told, whatever forbids the rest
 	if !v.silent {
 		if err := g.record(v, r, f); err != nil {
 			g.o.Log.ErrorContext(r.Context(), "the ledger took no refusal", "correlation", v.correlation, "error", err)
