@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"testing"
 )
 
 // cluster is the address of the PostgreSQL cluster that the test processes of
@@ -73,8 +74,23 @@ func lock(name string, how int) (*os.File, error) {
 	return f, nil
 }
 
-// start makes and starts the cluster, and its keeper. It loses data in a power cut, so that the tests do not wait.
+// start makes and starts the cluster, and its keeper.
 func start(bin, dir string) error {
+	if err := create(bin, dir); err != nil {
+		return err
+	}
+	if err := control(bin, dir, "start"); err != nil {
+		return err
+	}
+	keeper := exec.Command("flock", "--exclusive", filepath.Join(dir, "users.lock"), "sh", "-c",
+		`kill -QUIT "$(head -n 1 "$0"/data/postmaster.pid)"; sleep 1; rm -rf "$0"/data "$0"/socket`, dir)
+	keeper.Dir = "/"
+	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupted test does not take it along
+	return keeper.Start()
+}
+
+// create makes a cluster in dir.
+func create(bin, dir string) error {
 	as, err := account()
 	if err != nil {
 		return err
@@ -90,28 +106,76 @@ func start(bin, dir string) error {
 			}
 		}
 	}
-	run := func(name string, args ...string) error {
-		c := exec.Command(filepath.Join(bin, name), args...)
-		c.Dir = data
-		c.SysProcAttr = &syscall.SysProcAttr{Credential: as}
-		if out, err := c.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", name, err, out)
-		}
-		return nil
-	}
-	if err := run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"); err != nil {
+	return run(bin, dir, as, "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+}
+
+// control starts or stops the cluster in dir. It loses data in a power cut, so that the
+// tests do not wait.
+func control(bin, dir string, what ...string) error {
+	as, err := account()
+	if err != nil {
 		return err
 	}
-	settings := "-c listen_addresses='' -c unix_socket_directories=" + socket +
+	data := filepath.Join(dir, "data")
+	settings := "-c listen_addresses='' -c unix_socket_directories=" + filepath.Join(dir, "socket") +
 		" -c max_connections=300 -c shared_buffers=64MB -c fsync=off -c full_page_writes=off"
-	if err := run("pg_ctl", "-D", data, "-w", "-l", filepath.Join(data, "log"), "-o", settings, "start"); err != nil {
-		return err
+	return run(bin, dir, as, "pg_ctl", append([]string{"-D", data, "-w", "-l", filepath.Join(data, "log"), "-o", settings}, what...)...)
+}
+
+func run(bin, dir string, as *syscall.Credential, name string, args ...string) error {
+	c := exec.Command(filepath.Join(bin, name), args...)
+	c.Dir = filepath.Join(dir, "data")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: as}
+	if out, err := c.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, out)
 	}
-	keeper := exec.Command("flock", "--exclusive", filepath.Join(dir, "users.lock"), "sh", "-c",
-		`kill -QUIT "$(head -n 1 "$0"/data/postmaster.pid)"; sleep 1; rm -rf "$0"/data "$0"/socket`, dir)
-	keeper.Dir = "/"
-	keeper.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupted test does not take it along
-	return keeper.Start()
+	return nil
+}
+
+// A Cluster is a PostgreSQL that a test has for itself, to take it away.
+type Cluster struct {
+	URL string // of its database, which is empty at first
+
+	t        testing.TB
+	bin, dir string
+}
+
+// Alone starts a cluster that ends with the test, which is skipped where PostgreSQL is
+// not installed.
+func Alone(t testing.TB) *Cluster {
+	t.Helper()
+	bin := newest("/usr/lib/postgresql/*/bin")
+	if bin == "" {
+		missing(t)
+	}
+	dir, err := os.MkdirTemp("", "postgres") // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := errors.Join(os.Chmod(dir, 0o755), create(bin, dir)); err != nil {
+		t.Fatal(err)
+	}
+	c := &Cluster{"postgres://postgres@/postgres?sslmode=disable&host=" + dir + "/socket", t, bin, dir}
+	c.Start()
+	t.Cleanup(func() { _ = control(bin, dir, "stop", "-m", "immediate") })
+	return c
+}
+
+// Start starts it again, with what it had.
+func (c *Cluster) Start() {
+	c.t.Helper()
+	if err := control(c.bin, c.dir, "start"); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Stop ends it and every connection: in order (fast), or as a crash does (immediate).
+func (c *Cluster) Stop(mode string) {
+	c.t.Helper()
+	if err := control(c.bin, c.dir, "stop", "-m", mode); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // account is who PostgreSQL runs as: it refuses root.

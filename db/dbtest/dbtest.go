@@ -69,10 +69,7 @@ func PostgresURL(t testing.TB) string {
 		}
 	}
 	if address == "" {
-		if os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "" {
-			t.Fatal("PostgreSQL is not installed, and BREAKWATER_TEST_REQUIRE_ALL is set")
-		}
-		t.Skip("PostgreSQL is not installed")
+		missing(t)
 	}
 	u, err := url.Parse(address)
 	if err != nil {
@@ -89,6 +86,15 @@ func PostgresURL(t testing.TB) string {
 	})
 	u.Path = "/" + name
 	return u.String()
+}
+
+// missing skips a test that needs PostgreSQL.
+func missing(t testing.TB) {
+	t.Helper()
+	if os.Getenv("BREAKWATER_TEST_REQUIRE_ALL") != "" {
+		t.Fatal("PostgreSQL is not installed, and BREAKWATER_TEST_REQUIRE_ALL is set")
+	}
+	t.Skip("PostgreSQL is not installed")
 }
 
 // admin runs one statement in the cluster.
