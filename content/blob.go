@@ -328,7 +328,7 @@ func (s *Store) finish(ctx context.Context, g access.Grant, repo ref.Repository,
 			continue // it has gone, or somebody else has replaced it
 		}
 		if err == nil {
-			err = s.examine(ctx, found(g, ledger.Detail{Repository: repo}), there, io.Discard)
+			err = s.examined(ctx, found(g, ledger.Detail{Repository: repo}), there)
 		}
 		switch {
 		case err == nil:
@@ -356,7 +356,7 @@ var errUnread = errors.New("content: this is there already; nobody knows how it 
 // read opens a blob whose objects are proven to be its own.
 func (s *Store) read(ctx context.Context, e ledger.Event, b stored) (*reader, error) {
 	if b.proof == nil {
-		if err := s.examine(ctx, e, b, io.Discard); err != nil {
+		if err := s.examined(ctx, e, b); err != nil {
 			return nil, err
 		}
 	}

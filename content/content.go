@@ -63,6 +63,9 @@ type Store struct {
 	ledger   *ledger.Ledger
 	sessions []byte
 	writing  sync.Map // keys of the objects that this process is about to name
+
+	looking sync.Mutex
+	looks   map[looked]*look // the examinations that are under way
 }
 
 // New makes the store. sessions is the key that upload sessions are
