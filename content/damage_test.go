@@ -243,6 +243,27 @@ func TestAPushHealsAManifestThatNobodyRead(t *testing.T) {
 	})
 }
 
+// A manifest that was found damaged and is whole again, because somebody restored it,
+// is there for everybody from the next push on, as from the next pull.
+func TestAPushOfAManifestThatWasRestoredUnmarksIt(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		m := w.putImage(repo, "a", 1)
+		w.sql(`UPDATE manifest SET size = size + 1`)
+		_, err := w.Manifest(w.ctx, w.owner, repo, tagged("a"))
+		wants(t, err, fault.Damaged)
+		w.sql(`UPDATE manifest SET size = size - 1`)
+		_, err = w.HeadManifest(w.ctx, w.owner, repo, tagged("a"))
+		wants(t, err, fault.ManifestUnknown)
+		w.put(repo, tagged("a"), m)
+		_, err = w.HeadManifest(w.ctx, w.owner, repo, tagged("a"))
+		must(t, err)
+		events := w.events()
+		if last := events[len(events)-1]; last.Operation != PushManifest || last.Detail.More["replaced"] != "" {
+			t.Errorf("%+v", last)
+		}
+	})
+}
+
 // Whose keys open a body may be asked, and what they said recorded, only while no
 // transaction is open: that would wait for the other.
 func TestAPushAsksForNoKeyWhileItWrites(t *testing.T) {

@@ -243,7 +243,11 @@ func (s *Store) putManifest(ctx context.Context, tx *db.Tx, ring *keys.Ring, rep
 				return row, err
 			}
 		}
-		if row.damage, err = healManifest(ctx, tx, row.id, m, sealed, there); err != nil {
+		row.damage, err = healManifest(ctx, tx, row.id, m, sealed, there)
+		if err == nil && row.damage == nil && row.off&broken != 0 { // somebody has restored it
+			err = unmarkManifestRow(ctx, tx, row.id)
+		}
+		if err != nil {
 			return row, err
 		}
 		if !row.sparse {

@@ -199,6 +199,11 @@ func unmarkManifest(ctx context.Context, tx *db.Tx, registry string, repo ref.Re
 	return err
 }
 
+func unmarkManifestRow(ctx context.Context, tx *db.Tx, id int64) error {
+	_, err := tx.Exec(ctx, `UPDATE manifest SET off = off & $2 WHERE id = $1`, id, ^broken)
+	return err
+}
+
 func insertManifest(ctx context.Context, tx *db.Tx, repository int64, m Manifest, a about, sealed []byte, at int64) (id int64, err error) {
 	err = tx.QueryRow(ctx, `INSERT INTO manifest (repository, digest, type, artifact, size, sparse, created, body, off, quarantine, untagged, total, config, architecture, os)
 		VALUES ($1, $2, $3, $4, $5, FALSE, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id`, repository, m.Digest, m.MediaType, m.Artifact, m.Size, at, sealed,

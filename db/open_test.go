@@ -2,7 +2,9 @@ package db_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -142,4 +144,33 @@ func TestAnAbsentPostgresIsSaidSo(t *testing.T) {
 	if !db.IsBusy(err) || strings.Contains(err.Error(), "hidden") {
 		t.Error(err)
 	}
+}
+
+// How PostgreSQL is reached stands in its address: neither a variable nor a file of the
+// home directory says it in its place.
+func TestTheEnvironmentDoesNotSayHowPostgresIsReached(t *testing.T) {
+	address := dbtest.PostgresURL(t)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	for _, dir := range []string{".pgpass", ".postgresql/postgresql.crt", ".postgresql/postgresql.key", ".postgresql/root.crt"} {
+		path := filepath.Join(home, dir)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte("*:*:*:*:of the home directory\n"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dbtest.Open(t, address)
+	for variable, value := range map[string]string{"PGSSLMODE": "disable", "PGPASSWORD": "hidden", "PGPASSFILE": "hidden", "PGSERVICE": "hidden", "PGPORT": "1", "PGTZ": "x", "PGSSLROOTCERT": "x", "PGAPPNAME": "x"} {
+		t.Setenv(variable, value)
+		d, err := db.Open(t.Context(), db.Options{Source: address})
+		if err == nil {
+			d.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), variable) || strings.Contains(err.Error(), "hidden") {
+			t.Errorf("%s: %v", variable, err)
+		}
+		os.Unsetenv(variable)
+	}
+	t.Setenv("PGSSLMODE", "verify-full")
+	t.Setenv("PGUSER", "nobody")
+	dbtest.Open(t, address+"&sslmode=disable") // the address says it, and wins
 }

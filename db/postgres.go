@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/url"
+	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,6 +35,10 @@ func openPostgres(ctx context.Context, o Options) (*remote, error) {
 	if o.Readers == 0 {
 		o.Readers = min(max(4, 2*runtime.GOMAXPROCS(0)), 16)
 	}
+	source, err := alone(o.Source)
+	if err != nil {
+		return nil, err
+	}
 	d := &remote{}
 	for _, p := range []struct {
 		pool *(*pgxpool.Pool)
@@ -41,7 +48,7 @@ func openPostgres(ctx context.Context, o Options) (*remote, error) {
 		{&d.readers, map[string]string{"default_transaction_read_only": "on"}},
 		{&d.writers, map[string]string{"synchronous_commit": "on", "lock_timeout": "10s", "idle_in_transaction_session_timeout": "60s"}},
 	} {
-		c, err := pgxpool.ParseConfig(o.Source)
+		c, err := pgxpool.ParseConfig(source)
 		if err != nil {
 			return nil, errors.New("db: the address of PostgreSQL is not of the form postgres://user:password@host/database") // the parser's text may hold the password
 		}
@@ -63,6 +70,52 @@ func openPostgres(ctx context.Context, o Options) (*remote, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// outside are the variables by which the environment says where PostgreSQL is, and how
+// it is reached, and what an address calls that.
+var outside = []struct{ variable, setting string }{
+	{"PGHOST", "host"}, {"PGPORT", "port"}, {"PGDATABASE", "dbname"}, {"PGUSER", "user"}, {"PGPASSWORD", "password"}, {"PGPASSFILE", "passfile"},
+	{"PGAPPNAME", "application_name"}, {"PGCONNECT_TIMEOUT", "connect_timeout"}, {"PGSSLMODE", "sslmode"}, {"PGSSLKEY", "sslkey"}, {"PGSSLCERT", "sslcert"},
+	{"PGSSLCERTMODE", "sslcertmode"}, {"PGSSLSNI", "sslsni"}, {"PGSSLROOTCERT", "sslrootcert"}, {"PGSSLPASSWORD", "sslpassword"}, {"PGSSLNEGOTIATION", "sslnegotiation"},
+	{"PGTARGETSESSIONATTRS", "target_session_attrs"}, {"PGSERVICE", "service"}, {"PGSERVICEFILE", "servicefile"}, {"PGTZ", "timezone"}, {"PGOPTIONS", "options"},
+	{"PGMINPROTOCOLVERSION", "min_protocol_version"}, {"PGMAXPROTOCOLVERSION", "max_protocol_version"}, {"PGCHANNELBINDING", "channel_binding"}, {"PGREQUIREAUTH", "require_auth"},
+}
+
+// home are the settings for which pgx would look into the home directory.
+var home = []string{"passfile", "sslcert", "sslkey", "sslrootcert"}
+
+// alone is an address that says everything: what it leaves out is the default, not
+// what a variable or the home directory has, of which nobody thinks who reads the
+// configuration. A variable that would say it is refused.
+func alone(source string) (string, error) {
+	u, err := url.Parse(source)
+	if err != nil {
+		return source, nil // which is refused with the reason
+	}
+	says := u.Query()
+	says.Del("service")
+	password, _ := u.User.Password()
+	for setting, part := range map[string]string{"host": u.Hostname(), "port": u.Port(), "dbname": strings.Trim(u.Path, "/"), "user": u.User.Username(), "password": password, "passfile": password} {
+		if part != "" {
+			says.Set(setting, part)
+		}
+	}
+	for _, v := range outside {
+		if os.Getenv(v.variable) != "" && !says.Has(v.setting) {
+			return "", fmt.Errorf("db: the variable %s is set in the environment, and the address of PostgreSQL does not say %s: put it into the address, or unset the variable", v.variable, v.setting)
+		}
+	}
+	separator := "?"
+	if u.RawQuery != "" {
+		separator = "&"
+	}
+	for _, setting := range home {
+		if !u.Query().Has(setting) {
+			source, separator = source+separator+setting+"=", "&"
+		}
+	}
+	return source, nil
 }
 
 // reach makes pgx connect as the options say. A socket of this machine is no network.

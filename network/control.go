@@ -5,6 +5,7 @@ import (
 
 	"breakwater/fault"
 	"breakwater/ref"
+	"breakwater/transit"
 )
 
 // ControlPlaneType is the ARM type of ControlPlaneID, the one document of its kind.
@@ -44,8 +45,9 @@ func (c ControlPlane) Check() error {
 	return c.access().Check()
 }
 
-// Decide is whether o may reach the control plane. The machine itself always may:
-// whoever holds it holds the server, and can undo what keeps others out.
+// Decide is whether o may reach the control plane. The machine itself, which is who
+// it is for security rules too, always may: whoever holds it holds the server, and can
+// undo what keeps others out.
 func (c ControlPlane) Decide(o Origin) Verdict {
 	v, _ := c.decide(o, false)
 	return v
@@ -65,7 +67,7 @@ func (c ControlPlane) decide(o Origin, explain bool) (Verdict, []Step) {
 		v       Verdict
 	}{
 		{o.Endpoint != "", private},
-		{!o.Told && o.Addr.IsLoopback(), machine},
+		{!o.Told && transit.IsMachine(o.Addr), machine},
 	} {
 		if row.decides {
 			return row.v, []Step{{row.v.Rule, outcome(row.v), row.v.Reason}}

@@ -118,6 +118,10 @@ func TestForwardedHeaderIsBelievedOnlyFromListedProxies(t *testing.T) {
 		{"10.0.0.1:1000", []string{"[198.51.100.1]"}, "10.0.0.1"},
 		{"10.0.0.1:1000", []string{"::ffff:198.51.100.1"}, "198.51.100.1"},
 		{"[2001:db8:1::9]:1000", []string{"2001:db8::1"}, "2001:db8::1"},
+		{"10.0.0.1:1000", []string{"127.0.0.1"}, "10.0.0.1"}, // its machine, not ours
+		{"10.0.0.1:1000", []string{"::1"}, "10.0.0.1"},
+		{"10.0.0.1:1000", []string{"::ffff:127.0.0.1"}, "10.0.0.1"},
+		{"10.0.0.1:1000", []string{"127.0.0.1, 198.51.100.1"}, "198.51.100.1"},
 	} {
 		got := listed.Origin(transit.Arrival{From: netip.MustParseAddrPort(row.remote), Listener: "main"}, http.Header{"X-Forwarded-For": row.lines})
 		if got.Addr.String() != row.want || got.Listener != "main" {
@@ -372,5 +376,22 @@ func TestAnAgentThatTellsManyAddressesIsOneCaller(t *testing.T) {
 	}
 	if len(seen) != 3 || seen[netip.MustParseAddr("192.0.2.1")] != 2 {
 		t.Errorf("%v", seen)
+	}
+}
+
+// For the control plane the machine is who it is for security rules: whoever was given
+// another address of the loopback is asked like everybody.
+func TestTheMachineIsOneForEveryRule(t *testing.T) {
+	closed := ControlPlane{DefaultAction: Deny}
+	for address, want := range map[string]bool{"127.0.0.1": true, "::1": true, "127.0.0.2": false, "127.255.255.254": false, "203.0.113.9": false} {
+		o := Origin{Addr: netip.MustParseAddr(address)}
+		f := transit.Flow{Arrival: transit.Arrival{From: netip.AddrPortFrom(o.Addr, 1)}, Peer: o.Addr}
+		if v := closed.Decide(o); v.Allowed != want || f.FromMachine() != want {
+			t.Errorf("%s: control plane %v, security rules %v; want %v", address, v.Allowed, f.FromMachine(), want)
+		}
+		o.Told = true
+		if closed.Decide(o).Allowed {
+			t.Errorf("%s is believed from who only tells it", address)
+		}
 	}
 }

@@ -33,7 +33,8 @@ func (p Proxies) listed(a netip.Addr) bool {
 // Origin is where a request with this header comes from. It walks
 // X-Forwarded-For from the right for as long as the hop it stands on is a listed
 // proxy, so that whatever a client writes to the left of its own address is never
-// reached. A hop that cannot be read ends the walk at the proxy that sent it. An
+// reached. A hop that cannot be read ends the walk at the proxy that sent it, and so
+// does one that a proxy elsewhere calls the loopback: that is its machine, not ours. An
 // address that a link tells finds no proxy: its agent could say any.
 func (p Proxies) Origin(a transit.Arrival, header http.Header) Origin {
 	o := Origin{Addr: plain(a.From.Addr()), Listener: a.Listener, Endpoint: a.Endpoint, Told: a.Told}
@@ -54,7 +55,7 @@ func (p Proxies) walk(at netip.Addr, header http.Header) netip.Addr {
 				more = false
 			}
 			a, ok := parseHop(strings.Trim(hop, " \t"))
-			if !ok {
+			if !ok || a.IsLoopback() && !at.IsLoopback() {
 				return at
 			}
 			at = a

@@ -44,9 +44,10 @@ type Flow struct {
 // FromMachine reports whether the other end is this machine itself, which is never kept
 // out: it comes by one of the two addresses by which a machine calls itself, and not
 // because somebody tells so. The others of the loopback are anybody's who was given one.
-func (f *Flow) FromMachine() bool { return !f.Told && isMachine(f.Peer) && isMachine(f.From.Addr()) }
+func (f *Flow) FromMachine() bool { return !f.Told && IsMachine(f.Peer) && IsMachine(f.From.Addr()) }
 
-func isMachine(a netip.Addr) bool {
+// IsMachine reports whether a is one of the two addresses by which a machine calls itself.
+func IsMachine(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 1}) || a == netip.IPv6Loopback()
 }
