@@ -87,10 +87,16 @@ func (h *house) links(ctx context.Context, c *config, at net.Listener, log *slog
 	})
 	served, err := transit.Listen(ctx, transit.Options{
 		Name: linkListener, Inner: server, TLS: transit.Config(h.shown, c.tls13()),
-		// What a client sends ahead lies in this process, not in the kernel. (None would be no bound.)
-		Connections: max(1, min(c.Limits.Connections, int(min(debug.SetMemoryLimit(-1)/4/link.Window, 1<<20)))), PerAddress: c.Limits.PerAddress, Log: log,
+		Connections: linkConnections(c.Limits.Connections, debug.SetMemoryLimit(-1)), PerAddress: c.Limits.PerAddress, Log: log,
 	})
 	return server, served, err
+}
+
+// linkConnections is how many connections links carry at most, in a process of so much
+// memory: what a client sends ahead lies in it, not in the kernel. It is never none,
+// which would be no bound.
+func linkConnections(most int, memory int64) int {
+	return max(1, min(most, int(min(memory/4/link.Window, 1<<20))))
 }
 
 func (h *house) linkStanding(ctx context.Context, name string, endpoint ref.ID) (link.Standing, error) {

@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -278,5 +279,45 @@ func TestWhoMayChooseWhoseKey(t *testing.T) {
 	}
 	if err := h.registries.Usable(t.Context(), h.at("shop1.example.com").UID); err != nil {
 		t.Error(err)
+	}
+}
+
+// A transaction that meets another one runs again, whichever of its questions that was,
+// and makes what it would have made.
+func TestACreationThatRunsAgainMakesTheSameRegistry(t *testing.T) {
+	h := build(t, dbtest.Postgres(t))
+	customer(t, h)
+	do := func(statement string) {
+		t.Helper()
+		h.ok(h.db.Write(t.Context(), func(tx *db.Tx) error { _, err := tx.Exec(t.Context(), statement); return err }))
+	}
+	do(`CREATE SEQUENCE asked`) // counts what is undone, too
+	do(`CREATE SEQUENCE meets START 1000000`)
+	do(`CREATE FUNCTION meet() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+		IF current_setting('transaction_read_only') = 'on' THEN RETURN true; END IF;
+		IF nextval('asked') = (SELECT last_value FROM meets) THEN RAISE EXCEPTION 'another' USING ERRCODE = '40001'; END IF; RETURN true; END $$`)
+	do(`ALTER TABLE resource RENAME TO kept`)
+	do(`CREATE VIEW resource AS SELECT * FROM kept WHERE (SELECT meet())`)
+	again := 0
+	for at := range 16 {
+		name := fmt.Sprintf("again%d", at)
+		do(fmt.Sprintf(`SELECT setval('meets', (SELECT last_value FROM asked) + %d)`, at+1))
+		id := group.Extension(registry.Type, name)
+		made, err := h.registries.Create(t.Context(), h.server, id, "local", map[string]string{"team": "a"}, registry.Properties{Encryption: enabled("https://hsm/keys/root")})
+		var met bool
+		h.ok(h.db.QueryRow(t.Context(), `SELECT (SELECT last_value FROM asked) >= (SELECT last_value FROM meets)`).Scan(&met))
+		do(`SELECT setval('meets', 1000000)`)
+		h.ok(err)
+		if met {
+			again++
+		}
+		is := h.at(name + ".example.com")
+		if made.ID != id || is.ID != id || is.UID != made.UID || is.Tags["team"] != "a" || is.Location != "local" || is.Encryption.Key == nil {
+			t.Errorf("%d: %+v", at, is)
+		}
+		h.ok(h.registries.Usable(t.Context(), is.UID)) // what a customer's key wraps is bound to the UID
+	}
+	if again < 4 {
+		t.Errorf("%d creations ran again", again)
 	}
 }
