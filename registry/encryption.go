@@ -117,8 +117,8 @@ func (s *Store) represents(ctx context.Context, i Identity, client string) error
 	if client == "" || client == "system" && i.System() {
 		return nil
 	}
-	for id := range i.Assigned {
-		c, err := s.o.Identity.ClientAt(ctx, id)
+	for id, was := range i.Assigned {
+		c, err := s.assigned(ctx, id, was)
 		if err == nil && c.ClientID == client {
 			return nil
 		}

@@ -139,9 +139,38 @@ func TestAnIdentityIsGivenAwayByWhoMay(t *testing.T) {
 		if r, err = assign(keeper, "UserAssigned", ids[0].ID, ids[1].ID); err != nil || r.Identity.Assigned[ids[1].ID] != (registry.AssignedIdentity{}) || r.Identity.System() {
 			t.Errorf("%+v, %v", r, err)
 		}
+		// Another one that is made under its name is nobody here, until somebody who may
+		// assigns it.
+		ids[1], err = h.users.PutManagedIdentity(ctx, h.server, ids[1].ID, "local", nil, resource.Absent)
+		h.ok(err)
+		customer(t, h)
+		encrypt := func() error {
+			e := enabled("https://hsm/keys/root")
+			e.Key.Identity = ids[1].ClientID
+			_, err := h.encrypt(h.server, e)
+			return err
+		}
+		if r, err = assign(keeper, "UserAssigned", ids[0].ID, ids[1].ID); err != nil || r.Identity.Assigned[ids[1].ID] != (registry.AssignedIdentity{}) {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if err := encrypt(); fault.Of(err) != fault.BadRequest {
+			t.Errorf("an identity that nobody assigned: %v", err)
+		}
+		_, err = assign(keeper, "UserAssigned", ids[0].ID)
+		h.ok(err)
+		if _, err = assign(keeper, "UserAssigned", ids[0].ID, ids[1].ID); fault.Of(err) != fault.Denied {
+			t.Errorf("who keeps the registry gave away an identity: %v", err)
+		}
+		r, err = assign(h.server, "UserAssigned", ids[0].ID, ids[1].ID)
+		h.ok(err)
+		if r.Identity.Assigned[ids[1].ID].PrincipalID != ids[1].PrincipalID {
+			t.Errorf("%+v", r.Identity)
+		}
+		h.ok(encrypt())
 		if r, err = assign(keeper, "None"); err != nil || r.Identity.Type != "" || len(r.Identity.Assigned) > 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
+		h.ok(h.users.DeleteManagedIdentity(ctx, h.server, ids[1].ID, resource.Any))
 		for kind, of := range map[string][]ref.ID{"": {ids[0].ID}, "None, SystemAssigned": nil, "UserAssigned,": nil, "Somebody": nil,
 			"SystemAssigned, UserAssigned": {ids[1].ID}, "UserAssigned": {shopID}, "userassigned ": {"/x"}} {
 			if _, err := assign(h.server, kind, of...); fault.Of(err) != fault.BadRequest {

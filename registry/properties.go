@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -59,11 +60,25 @@ type Identity struct {
 	Assigned map[ref.ID]AssignedIdentity `json:"userAssignedIdentities,omitempty"`
 }
 
-// An AssignedIdentity is who a managed identity is; empty if it is gone. It is not
-// stored with the registry.
+// An AssignedIdentity is who a managed identity is; empty if it is gone. Stored is who
+// it was when it was assigned: one that is made again under its name is another one,
+// which nobody has assigned.
 type AssignedIdentity struct {
-	PrincipalID string `json:"-"`
+	PrincipalID string `json:"principalId,omitempty"`
 	ClientID    string `json:"-"`
+}
+
+// assigned is who a managed identity of a registry is now, as it was assigned; NotFound
+// if it is gone, or another one has its name. Registries of before do not say who it was.
+func (s *Store) assigned(ctx context.Context, id ref.ID, was AssignedIdentity) (AssignedIdentity, error) {
+	c, err := s.o.Identity.ClientAt(ctx, id)
+	if err != nil {
+		return AssignedIdentity{}, err
+	}
+	if was.PrincipalID != "" && was.PrincipalID != c.PrincipalID {
+		return AssignedIdentity{}, fault.New(fault.NotFound, "the managed identity %s was made again since it was assigned; take it from the registry, and assign it anew", id)
+	}
+	return AssignedIdentity{c.PrincipalID, c.ClientID}, nil
 }
 
 // System reports whether the registry is a principal itself.
@@ -218,18 +233,22 @@ func (s *Store) settle(ctx context.Context, g access.Grant, was *Properties, nam
 		return p, err
 	}
 	p.Policies = p.Policies.stamped(was.Policies, time.Now())
+	p.Identity.Assigned = maps.Clone(p.Identity.Assigned)
 	for id := range p.Identity.Assigned {
-		if _, had := was.Identity.Assigned[id]; had {
+		if kept, had := was.Identity.Assigned[id]; had {
+			p.Identity.Assigned[id] = AssignedIdentity{PrincipalID: kept.PrincipalID}
 			continue
 		}
 		if err := g.Allows(access.ManagedIdentityAssign, id.Scope()); err != nil {
 			return p, err
 		}
-		if c, err := s.o.Identity.ClientAt(ctx, id); fault.Of(err) == fault.NotFound || err == nil && c.Kind != identity.ManagedIdentity {
+		c, err := s.o.Identity.ClientAt(ctx, id)
+		if fault.Of(err) == fault.NotFound || err == nil && c.Kind != identity.ManagedIdentity {
 			return p, fault.New(fault.BadRequest, "there is no managed identity %s", id)
 		} else if err != nil {
 			return p, err
 		}
+		p.Identity.Assigned[id] = AssignedIdentity{PrincipalID: c.PrincipalID}
 	}
 	return p, nil
 }

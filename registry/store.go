@@ -80,15 +80,11 @@ func (s *Store) read(ctx context.Context, doc resource.Resource) (*Registry, err
 	if err != nil {
 		return nil, err
 	}
-	for id := range r.Identity.Assigned {
-		c, err := s.o.Identity.ClientAt(ctx, id)
-		if fault.Of(err) == fault.NotFound {
-			continue // it was deleted, and is nobody
-		}
-		if err != nil {
+	for id, was := range r.Identity.Assigned {
+		r.Identity.Assigned[id], err = s.assigned(ctx, id, was)
+		if err != nil && fault.Of(err) != fault.NotFound { // who was deleted is nobody
 			return nil, err
 		}
-		r.Identity.Assigned[id] = AssignedIdentity{c.PrincipalID, c.ClientID}
 	}
 	r.Missing = s.missing(ctx, r)
 	return r, nil
