@@ -566,8 +566,8 @@ func (s *Rings) Run(ctx context.Context, every time.Duration) {
 // lookAtOnce is how many registries Look asks for at once.
 const lookAtOnce = 16
 
-// Look lets go of the rings of registries whose keys were destroyed, perhaps by another
-// process, and asks the providers of those that this process knows, also if nobody
+// Look lets go of rings whose keys were destroyed, perhaps by another process, and asks
+// the providers of those that this process knows, also if nobody
 // wants content here: so that a key that was taken away leaves the memory of every node.
 func (s *Rings) Look(ctx context.Context) error {
 	var known []*entry // before those that there are: what is made meanwhile stays
@@ -588,11 +588,17 @@ func (s *Rings) Look(ctx context.Context) error {
 		e.mu.Lock()
 		held := e.holder != nil
 		e.mu.Unlock()
-		if !there[e.uid] {
+		switch {
+		case !there[e.uid]:
 			s.open.CompareAndDelete(e.uid, e)
-		} else if held {
+		case held:
 			work.Go(func() error {
 				_ = s.Standing(ctx, e.uid) // what it is stands on record where it is asked
+				return nil
+			})
+		default: // others may have come in the place of keys that an erase ended
+			work.Go(func() error {
+				_ = s.renew(ctx, e)
 				return nil
 			})
 		}

@@ -2,10 +2,14 @@ package keys
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"breakwater/db"
+	"breakwater/db/dbtest"
 	"breakwater/fault"
+	"breakwater/resource"
 )
 
 // No standing serves content with a key that the provider refused, or without having
@@ -75,4 +79,49 @@ func TestProviderCannotAnswerWithASecretOfItsOwn(t *testing.T) {
 	if fault.Of(ErrWrapped) != fault.Internal {
 		t.Error("a senseless answer is somebody's fault")
 	}
+}
+
+// Keys that one process ends, and follows with others, are not in the memory of another
+// after a look.
+func TestALookLetsGoOfKeysThatWereErased(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		ctx := t.Context()
+		platform, err := OpenPlatform(filepath.Join(t.TempDir(), "platform.key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs := resource.New(d)
+		node := func() *Rings {
+			s := NewRings(d, platform)
+			s.Entrust(&Custody{Documents: docs})
+			t.Cleanup(s.Close)
+			return s
+		}
+		one, two := node(), node()
+		if err := d.Write(ctx, func(tx *db.Tx) error { return one.Create(ctx, tx, "shop") }); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := two.Ring(ctx, "shop"); err != nil {
+			t.Fatal(err)
+		}
+		ended, err := one.Erase(ctx, "shop", true, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Write(ctx, func(tx *db.Tx) error {
+			if err := ended.Commit(ctx, tx); err != nil {
+				return err
+			}
+			_, err := docs.Put(ctx, tx, resource.Resource{ID: "/providers/A.B/c/d", Type: "A.B/c"}, resource.Any)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := two.Look(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if r := two.entry("shop").ring; r == nil || len(r.keys) != 1 || r.current != 2 {
+			t.Errorf("after a look there is %+v", r)
+		}
+	})
 }
