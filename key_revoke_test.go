@@ -115,7 +115,9 @@ func testTakenAway(t *testing.T, nodes int) {
 		if !n.notUsable(id) {
 			t.Error("the owner is not told")
 		}
-		n.until("the keys have left the memory", closes, func() bool { return n.metric("breakwater_keys_open") == opened[n.ops]-1 && n.metric("breakwater_keys_refused") == 1 })
+		n.until("the keys have left the memory", closes, func() bool {
+			return n.metric("breakwater_keys_open") == opened[n.ops]-1 && n.metric("breakwater_keys_refused") == 1
+		})
 	}
 	vault.Mode("well")
 	for _, n := range all {
