@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	proxyproto "github.com/pires/go-proxyproto"
 	"golang.org/x/sys/unix"
 )
 
@@ -142,7 +141,7 @@ func bare(outer net.Conn) net.Conn {
 	if j, ok := outer.(*judged); ok {
 		outer = j.Conn
 	}
-	if p, ok := outer.(*proxyproto.Conn); ok {
+	if p, ok := outer.(client); ok {
 		outer = p.Raw()
 	}
 	return outer

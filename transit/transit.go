@@ -141,7 +141,7 @@ func (l *Listener) Refused() uint64 { return l.crowd.refused.Load() }
 func (l *Listener) Serve(ctx context.Context, h http.Handler) error {
 	var in net.Listener = &door{Listener: l.inner, crowd: l.crowd}
 	if len(l.o.Proxies) > 0 {
-		in = &proxyproto.Listener{Listener: in, ConnPolicy: believe(l.o.Proxies), ReadHeaderTimeout: headerTimeout}
+		in = clients{&proxyproto.Listener{Listener: in, ConnPolicy: believe(l.o.Proxies), ReadHeaderTimeout: headerTimeout}}
 	}
 	if l.o.Court.Law != nil {
 		over, watch := l.o.Court.Over(in, Arrival{Listener: l.o.Name, Endpoint: l.o.Endpoint})
@@ -220,6 +220,32 @@ func believe(proxies []netip.Prefix) proxyproto.ConnPolicyFunc {
 		}
 		return proxyproto.SKIP, nil // a header is then not TLS, and ends the connection
 	}
+}
+
+// clients accepts the clients of proxies.
+type clients struct{ net.Listener }
+
+func (l clients) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if p, ok := c.(*proxyproto.Conn); ok {
+		return client{p}, err
+	}
+	return c, err
+}
+
+// A client is one that a proxy tells of.
+type client struct{ *proxyproto.Conn }
+
+// RemoteAddr is who the proxy says that it is. The loopback of a proxy elsewhere is that
+// of its own machine, and who comes from there is the proxy.
+func (c client) RemoteAddr() net.Addr {
+	told, proxy := c.Conn.RemoteAddr(), c.Raw().RemoteAddr()
+	if a, ok := addr(told); ok && a.IsLoopback() {
+		if a, ok := addr(proxy); !ok || !a.IsLoopback() {
+			return proxy
+		}
+	}
+	return told
 }
 
 func addr(a net.Addr) (netip.Addr, bool) {

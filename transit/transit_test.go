@@ -24,6 +24,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	proxyproto "github.com/pires/go-proxyproto"
 	"go.uber.org/goleak"
 )
 
@@ -381,6 +382,37 @@ func TestOnlyAListedProxyIsBelievedAboutItsClient(t *testing.T) {
 	if text, err := other.proxied(header); err == nil {
 		t.Errorf("a header from elsewhere was taken: %s", text)
 	}
+}
+
+// A proxy elsewhere may tell of its own machine; that is not ours.
+func TestAProxyElsewhereDoesNotTellOfThisMachine(t *testing.T) {
+	for _, row := range []struct{ proxy, header, want string }{
+		{"192.0.2.9", "PROXY TCP4 127.0.0.1 192.0.2.1 1234 443\r\n", "192.0.2.9"},
+		{"192.0.2.9", "PROXY TCP4 127.0.0.2 192.0.2.1 1234 443\r\n", "192.0.2.9"},
+		{"192.0.2.9", "PROXY TCP6 ::1 2001:db8::1 1234 443\r\n", "192.0.2.9"},
+		{"192.0.2.9", "PROXY TCP6 ::ffff:127.0.0.1 ::ffff:192.0.2.1 1234 443\r\n", "192.0.2.9"},
+		{"192.0.2.9", "PROXY TCP4 203.0.113.7 192.0.2.1 1234 443\r\n", "203.0.113.7"},
+		{"127.0.0.1", "PROXY TCP4 127.0.0.1 192.0.2.1 1234 443\r\n", "127.0.0.1"},
+	} {
+		near, far := net.Pipe()
+		go func() { _, _ = io.WriteString(far, row.header) }()
+		c := client{proxyproto.NewConn(from{near, row.proxy})}
+		if a, ok := addr(c.RemoteAddr()); !ok || a.String() != row.want {
+			t.Errorf("%s of %q: %s, not %s", row.proxy, row.header, a, row.want)
+		}
+		c.Close()
+		far.Close()
+	}
+}
+
+// from is a connection from an address.
+type from struct {
+	net.Conn
+	address string
+}
+
+func (f from) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(f.address), 1))
 }
 
 // idle opens a connection that has been answered once and is kept.
