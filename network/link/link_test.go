@@ -913,6 +913,7 @@ func TestAnAgentThatFloodsIsReadSlowlyOrCut(t *testing.T) {
 		t.Helper()
 		_, _ = io.Copy(io.Discard, c)
 		c.Close()
+		within(t, "it is gone", 20*time.Second, func() bool { return w.server.Held() == 0 }) // or the next one displaces it
 	}
 	// A frame of 4 GiB, for a stream that is not there.
 	c := tunnel()
