@@ -1,6 +1,7 @@
 package content
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -140,6 +141,10 @@ func (s *Store) manifestDamaged(ctx context.Context, e ledger.Event, m Manifest,
 	if !damaged(err) {
 		return err
 	}
+	there, _, _, gone := findManifest(context.WithoutCancel(ctx), s.db, e.Registry, e.Detail.Repository, ref.Reference{Digest: m.Digest}, true)
+	if fault.Of(gone) == fault.ManifestUnknown || gone == nil && !bytes.Equal(there.Body, m.Body) {
+		return unknown(fault.ManifestUnknown) // it was erased while it was looked for
+	}
 	e.Detail.Digest, e.Detail.MediaType = m.Digest, m.MediaType
 	s.ledger.Alarm(ctx, ledger.Damage(e, "manifest", string(m.Digest)), err, func(tx *db.Tx) (bool, error) {
 		return markManifestDamaged(ctx, tx, e.Registry, e.Detail.Repository, m.Digest)
@@ -156,10 +161,13 @@ func (s *Store) tagDamaged(ctx context.Context, g access.Grant, repo ref.Reposit
 }
 
 // uploadDamaged tells of a session whose row or parts are not what was stored.
-func (s *Store) uploadDamaged(ctx context.Context, g access.Grant, repo ref.Repository, uuid string, err error) error {
+func (s *Store) uploadDamaged(ctx context.Context, g access.Grant, repo ref.Repository, t ticket, err error) error {
 	if !damaged(err) {
 		return err
 	}
-	s.ledger.Alarm(ctx, ledger.Damage(found(g, ledger.Detail{Repository: repo}), "upload", uuid), err, nil)
+	if there, gone := sessionRow(context.WithoutCancel(ctx), s.db, t); errors.Is(gone, db.ErrNoRows) || gone == nil && there.done {
+		return unknown(fault.UploadUnknown) // it was erased while it was looked for
+	}
+	s.ledger.Alarm(ctx, ledger.Damage(found(g, ledger.Detail{Repository: repo}), "upload", t.uuid), err, nil)
 	return fault.New(fault.Damaged, "what is stored of this upload is damaged; begin it again").Because(err)
 }

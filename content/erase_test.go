@@ -658,6 +658,67 @@ func TestADeletedRegistryLeavesAReceipt(t *testing.T) {
 	})
 }
 
+// Who meets a row between its reading and the end of its key hears that it is not there;
+// nothing is damaged, so nothing is on record as that.
+func TestWhatIsErasedWhileItIsLookedForIsNoDamage(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := newManor(t, d)
+		w, uid := m.world(), m.Registry.UID
+		w.putImage("a", "v1", 1)
+		u, err := w.StartUpload(w.ctx, m.g, "a", "")
+		must(t, err)
+		_, err = w.AppendUpload(w.ctx, m.g, "a", u.ID, Chunk{At: 0, Size: 9, Reader: bytes.NewReader(random(9))})
+		must(t, err)
+		manifest, _, err := w.manifest(w.ctx, m.g, "a", tagged("v1"), true)
+		must(t, err)
+		id, err := w.openTicket(m.g, "a", u.ID)
+		must(t, err)
+		from, err := sessionRow(w.ctx, w.db, id)
+		must(t, err)
+		_, err = m.registries.Erase(w.ctx, m.g, m.Registry.ID, false)
+		must(t, err)
+		told := w.ledger.Alarms()
+		err = w.unseal(w.ctx, uid, func(ring *keys.Ring) error { _, err := openManifest(ring, manifest); return err })
+		wants(t, w.manifestDamaged(w.ctx, found(m.g, ledger.Detail{Repository: "a"}), manifest, err), fault.ManifestUnknown)
+		w.putImage("a", "v1", 1)
+		wants(t, w.manifestDamaged(w.ctx, found(m.g, ledger.Detail{Repository: "a"}), manifest, err), fault.ManifestUnknown)
+		err = w.unseal(w.ctx, uid, func(ring *keys.Ring) error { return from.open(ring, id) })
+		wants(t, w.uploadDamaged(w.ctx, m.g, "a", id, err), fault.UploadUnknown)
+		if n := w.ledger.Alarms() - told; n != 0 {
+			t.Errorf("%d alarms", n)
+		}
+	})
+}
+
+// A damaged row of a key keeps nobody from destroying what is sealed with it; the receipt
+// does not say which key it was.
+func TestADamagedKeyEndsLikeAnother(t *testing.T) {
+	dbtest.Each(t, func(t *testing.T, d *db.DB) {
+		m := newManor(t, d)
+		ctx := t.Context()
+		id := m.Registry.ID.Parent().Parent().Extension(registry.Type, "shop1")
+		reg, err := m.registries.Create(ctx, m.g, id, "local", nil, registry.Properties{})
+		must(t, err)
+		damage := func() {
+			must(t, d.Write(ctx, func(tx *db.Tx) error {
+				_, err := tx.Exec(ctx, `UPDATE keyring SET wrapped = $1 WHERE registry = $2`, []byte("damaged"), reg.UID)
+				return err
+			}))
+		}
+		for _, destroy := range []func() (receipt.Issued, error){
+			func() (receipt.Issued, error) { return m.registries.Erase(ctx, m.g, id, false) },
+			func() (receipt.Issued, error) { return m.registries.Delete(ctx, m.g, id, resource.Any) },
+		} {
+			damage()
+			i, err := destroy()
+			must(t, err)
+			if r := verified(t, m.receipts, i); len(r.Keys) != 1 || r.Keys[0].Fingerprint != "" {
+				t.Errorf("keys %+v", r.Keys)
+			}
+		}
+	})
+}
+
 // decipher reads the pages of a SQLite file as who has the key can (db/cipher.go).
 func decipher(t *testing.T, path string, key []byte) []byte {
 	t.Helper()

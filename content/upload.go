@@ -162,7 +162,7 @@ func (s *Store) session(ctx context.Context, g access.Grant, repo ref.Repository
 		return t, from, nil
 	}
 	err = s.unseal(ctx, g.Registry(), func(ring *keys.Ring) error { return from.open(ring, t) })
-	return t, from, s.uploadDamaged(ctx, g, repo, t.uuid, err)
+	return t, from, s.uploadDamaged(ctx, g, repo, t, err)
 }
 
 // accepts refuses a chunk that does not begin where the session is.
@@ -324,7 +324,7 @@ func (s *Store) hashFor(ctx context.Context, g access.Grant, repo ref.Repository
 	if len(parts) > from.parts {
 		parts = parts[:from.parts] // it went on since; the end of this request will find out
 	}
-	tell := func(err error) error { return s.uploadDamaged(ctx, g, repo, t.uuid, err) }
+	tell := func(err error) error { return s.uploadDamaged(ctx, g, repo, t, err) }
 	if chained(parts) != from.chain {
 		return nil, tell(fmt.Errorf("%w: the parts of the upload are not those that were stored", seal.ErrDamaged))
 	}

@@ -91,9 +91,11 @@ func (s *Rings) Erase(ctx context.Context, uid string, renew bool, to *Holder) (
 	slices.SortFunc(e.Keys, func(a, b Ended) int { return int(int64(a.Version) - int64(b.Version)) })
 	if renew {
 		e.Next = &Rewrap{s: s, uid: uid, Holder: to, began: time.Now()}
-		err = e.Next.add(ctx, last+1) // never a version that there was: what was sealed with it is not this key's
+		if err := e.Next.add(ctx, last+1); err != nil { // never a version that there was: what was sealed with it is not this key's
+			return nil, err
+		}
 	}
-	return e, err
+	return e, nil
 }
 
 // fingerprint is that of the key in a row. A customer's lies beside it under the
