@@ -196,19 +196,20 @@ func (s *Store) empty(ctx context.Context, tx *db.Tx, registry string) (receipt.
 	return emptyRegistry(ctx, tx, registry, now())
 }
 
-// purge deletes the bytes that have no owner any more, as long as a request may take for
-// that, and makes the database forget what it has overwritten. It is no error where that
+// purge makes the database forget what it has overwritten, and deletes the bytes that have
+// no owner any more, as long as a request may take for that. It is no error where that
 // fails: the names are gone, and a sweep does the rest.
 func (s *Store) purge(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), purgeTime)
 	defer cancel()
+	// The secrets come first: they must go also where the bytes take too long, or stay.
+	if err := s.db.Settle(ctx); err != nil {
+		slog.WarnContext(ctx, "what was erased has no names and no keys; the database's log has them still, until it is written over", "err", err)
+	}
 	var n Swept
 	var err error
 	for more := true; more && err == nil; {
 		more, err = s.sweepParts(ctx, &n)
-	}
-	if err == nil {
-		err = s.db.Settle(ctx)
 	}
 	if err != nil {
 		slog.WarnContext(ctx, "what was erased has no names and no keys; its bytes are deleted by the next sweep", "err", err)

@@ -28,6 +28,7 @@ import (
 	"breakwater/identity"
 	"breakwater/keys"
 	"breakwater/ledger"
+	"breakwater/object"
 	"breakwater/receipt"
 	"breakwater/ref"
 	"breakwater/registry"
@@ -768,13 +769,27 @@ func TestErasedSecretsLeaveTheFile(t *testing.T) {
 	if n := in(doomed); n != 0 {
 		t.Errorf("%d of the erased secrets are in the file", n)
 	}
-	if info, err := os.Stat(path + "-wal"); err != nil || info.Size() != 0 {
-		t.Errorf("the log: %v, %v", info, err)
-	}
 	if n := in(others); n != 200 {
 		t.Errorf("%d of the others are left", n)
 	}
+	// They go also where the bytes stay.
+	w.objects = stays{w.objects}
+	w.push(name(1), random(10))
+	doomed = secrets(`= 'team/r1'`)
+	_, err = w.erase(w.owner, name(1), w.receipts())
+	must(t, err)
+	if n := in(doomed); len(doomed) != 1 || n != 0 {
+		t.Errorf("%d of %d erased secrets are in the file", n, len(doomed))
+	}
+	if info, err := os.Stat(path + "-wal"); err != nil || info.Size() != 0 {
+		t.Errorf("the log: %v, %v", info, err)
+	}
 }
+
+// stays is a store that deletes nothing.
+type stays struct{ object.Store }
+
+func (stays) Delete(context.Context, ...string) error { return errors.New("read-only") }
 
 // What the version before stored, and its schema, are taken over: its objects are served,
 // new ones lie beside them, and an upload that was under way begins anew.

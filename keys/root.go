@@ -284,7 +284,10 @@ func readRoot(path string) (f rootFile, err error) {
 // there is what was there before.
 func replaceFile(path string, content []byte) error {
 	draft := path + ".new"
-	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // what is left of a crash, or not ours
+		return err
+	}
+	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -126,6 +126,37 @@ func TestAPlatformKeyTakesThePlaceOfAnother(t *testing.T) {
 	}
 }
 
+// Whatever lies where the next file is written first: nothing is written through it, and
+// its mode is not that of the root.
+func TestADraftOfARootThatIsThereIsNotWrittenTo(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	for name, put := range map[string]func(draft string) error{
+		"a file that others may read": func(draft string) error {
+			return errors.Join(os.WriteFile(draft, []byte("half"), 0o600), os.Chmod(draft, 0o644))
+		},
+		"a symbolic link": func(draft string) error {
+			return errors.Join(os.WriteFile(elsewhere, []byte("precious"), 0o600), os.Symlink(elsewhere, draft))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGround(t)
+			if err := put(g.path + ".new"); err != nil {
+				t.Fatal(err)
+			}
+			next := platform(t)
+			if err := g.root.Admit(next, "alice"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := keys.OpenRoot(g.path, next); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if b, err := os.ReadFile(elsewhere); err != nil || string(b) != "precious" {
+		t.Errorf("elsewhere there is %q, %v", b, err)
+	}
+}
+
 // A server from before there were roots has its platform key for one, and goes on with it
 // when the platform key is another.
 func TestTheKeyOfAnOldServerIsItsRoot(t *testing.T) {
