@@ -284,10 +284,13 @@ func readRoot(path string) (f rootFile, err error) {
 // there is what was there before.
 func replaceFile(path string, content []byte) error {
 	draft := path + ".new"
-	if err := os.Remove(draft); err != nil && !errors.Is(err, fs.ErrNotExist) { // what is left of a crash, or not ours
-		return err
+	create := func() (*os.File, error) { return os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) }
+	f, err := create()
+	if errors.Is(err, fs.ErrExist) { // what a crash left, or somebody else
+		if err = os.Remove(draft); err == nil {
+			f, err = create()
+		}
 	}
-	f, err := os.OpenFile(draft, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
