@@ -49,6 +49,7 @@ const (
 	maxKept    = 200 // requests of a registry in all: those that are over make room
 	maxNamed   = 50  // approvers
 	maxNote    = 512 // bytes
+	maxOthers  = 64  // who have lately had a hand in one account, and are followed
 )
 
 // Settings is the section of a registry's properties that this control owns.
@@ -222,7 +223,8 @@ func (p *Properties) binds(now time.Time) bool {
 // A hand is somebody, and everybody else who has lately had a hand in what proves it.
 type hand struct {
 	Party
-	Others []string
+	Others  []string
+	Unknown bool // whose hand it is: the trail of who made whom ends
 }
 
 // another is why b cannot approve what a asks for; nil if it is somebody else, as far
@@ -237,6 +239,8 @@ func another(a, b hand, named bool) error {
 		return fault.New(fault.Denied, "who asks cannot approve: somebody else has to")
 	case slices.Contains(b.Others, a.ID), slices.Contains(a.Others, b.ID):
 		return fault.New(fault.Denied, "one of the two accounts was made by the other, or given a credential or an issuer, in the last %d days: somebody else has to approve", int(Settles.Hours()/24))
+	case a.Unknown || b.Unknown:
+		return fault.New(fault.Denied, "the account of who asks or of who approves was made or changed in the last %d days by one that is gone, or by too many: somebody else has to approve", int(Settles.Hours()/24))
 	case !named && slices.ContainsFunc(b.Others, func(id string) bool { return slices.Contains(a.Others, id) }):
 		return fault.New(fault.Denied, "the accounts of who asks and who approves were both made or changed by a third in the last %d days: somebody else, or an approver whom dualControl.approvers names, has to approve", int(Settles.Hours()/24))
 	}

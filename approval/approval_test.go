@@ -55,7 +55,7 @@ func TestARequestOpensOneActForWhoAsked(t *testing.T) {
 
 func TestWhoIsSomebodyElse(t *testing.T) {
 	who := func(id string, kind identity.Kind, others ...string) hand {
-		return hand{Party{ID: id, Kind: kind}, others}
+		return hand{Party: Party{ID: id, Kind: kind}, Others: others}
 	}
 	alice := who("alice", identity.User)
 	for _, row := range []struct {

@@ -173,10 +173,11 @@ func (s *Store) another(ctx context.Context, tx *db.Tx, c controlled, a, b Party
 	return another(ha, hb, c.DualControl.names(b.principal())), nil
 }
 
-// hand finds who has lately made or changed what proves p, and who has made them.
+// hand finds who has lately made or changed what proves p, and who has made them. If one
+// of them is gone, or there are too many to follow, nobody knows whose hand it is.
 func (s *Store) hand(ctx context.Context, tx *db.Tx, p Party) (hand, error) {
 	h := hand{Party: p}
-	for next := []ref.ID{p.Account}; len(next) > 0 && len(h.Others) < 64; next = next[1:] {
+	for next := []ref.ID{p.Account}; len(next) > 0 && !h.Unknown; next = next[1:] {
 		by, err := s.makers(ctx, tx, next[0])
 		if err != nil {
 			return h, err
@@ -186,13 +187,14 @@ func (s *Store) hand(ctx context.Context, tx *db.Tx, p Party) (hand, error) {
 				continue
 			}
 			h.Others = append(h.Others, id)
-			account, _, err := s.Access.Account(ctx, tx, id)
+			account, lives, err := s.Access.Account(ctx, tx, id)
 			if err != nil {
 				return h, err
 			}
 			if account != "" {
 				next = append(next, account)
 			}
+			h.Unknown = h.Unknown || account == "" && !lives || len(h.Others) > maxOthers
 		}
 	}
 	return h, nil

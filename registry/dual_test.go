@@ -624,3 +624,22 @@ func TestTwoHaveToWantAnErase(t *testing.T) {
 		d.wants("once more", erase(d.alice, false), fault.ApprovalRequired)
 	})
 }
+
+func TestWhoIsGoneWasSomebodysHand(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	root := d.person("root", access.OwnerRole, ref.Everything)
+	d.age("alice", "bob", "root")
+	mine := d.asked(d.delete(root))
+	password, doc, err := d.users.CreateUser(d.ctx, root, "helper")
+	d.ok(err)
+	_, err = d.access.Assign(d.ctx, d.server, ref.Everything, "assignment-of-helper", access.AssignmentProperties{RoleDefinitionID: access.OwnerRole, PrincipalID: doc.System.UID})
+	d.ok(err)
+	helper := d.grant(shop, identity.Credentials{Method: identity.Basic, Name: "helper", Secret: password.Value})
+	_, err = d.users.ResetUser(d.ctx, helper, "bob")
+	d.ok(err)
+	d.wants("an account that the hand of who asks has reset", d.approve(d.bob, mine), fault.Denied)
+	d.ok(d.users.DeleteUser(d.ctx, root, "helper", resource.Any))
+	d.wants("… and the hand is gone", d.approve(d.bob, mine), fault.Denied)
+	d.age("bob")
+	d.ok(d.approve(d.bob, mine)) // a week later
+}
