@@ -77,7 +77,7 @@ func TestARegistryIsMadeByNameAndGoesWithAllItHeld(t *testing.T) {
 			`"exportPolicy":{"status":"enabled"},"azureADAuthenticationAsArmPolicy":{"status":"enabled"},"softDeletePolicy":{"retentionDays":7,"status":"disabled"},"sparseManifests":{"status":"disabled"}}`},
 		{"GET", shop, "", 200, `"networkRuleSet":{"defaultAction":"Allow","ipRules":[]}`},
 		{"GET", shop, "", 200, `"encryption":{"status":"disabled","keyVaultProperties":null,`},
-		{"GET", shop, "", 200, `"dataEndpointHostNames":[],"encryption"`},
+		{"GET", shop, "", 200, `"dataEndpointHostNames":[],"dualControl":{"status":"disabled","approvers":[]},"encryption"`},
 		{"GET", shop, "", 200, `"privateEndpointConnections":[]`},
 		{"GET", shop, "", 200, `"status":null`},
 		{"GET", shop, "", 200, `"createdByType":"User"`},
