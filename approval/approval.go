@@ -224,7 +224,7 @@ func (p *Properties) binds(now time.Time) bool {
 type hand struct {
 	Party
 	Others  []string
-	Unknown bool // whose hand it is: the trail of who made whom ends
+	Unknown bool // whose hand it is: one on the trail of who made whom is gone, or is somebody of an issuer's
 }
 
 // another is why b cannot approve what a asks for; nil if it is somebody else, as far
@@ -240,7 +240,7 @@ func another(a, b hand, named bool) error {
 	case slices.Contains(b.Others, a.ID), slices.Contains(a.Others, b.ID):
 		return fault.New(fault.Denied, "one of the two accounts was made by the other, or given a credential or an issuer, in the last %d days: somebody else has to approve", int(Settles.Hours()/24))
 	case a.Unknown || b.Unknown:
-		return fault.New(fault.Denied, "the account of who asks or of who approves was made or changed in the last %d days by one that is gone, or by too many: somebody else has to approve", int(Settles.Hours()/24))
+		return fault.New(fault.Denied, "the account of who asks or of who approves was made or changed in the last %d days by one that is gone, by one that only an issuer knows, or by too many: somebody else has to approve", int(Settles.Hours()/24))
 	case !named && slices.ContainsFunc(b.Others, func(id string) bool { return slices.Contains(a.Others, id) }):
 		return fault.New(fault.Denied, "the accounts of who asks and who approves were both made or changed by a third in the last %d days: somebody else, or an approver whom dualControl.approvers names, has to approve", int(Settles.Hours()/24))
 	}

@@ -187,14 +187,12 @@ func (s *Store) hand(ctx context.Context, tx *db.Tx, p Party) (hand, error) {
 				continue
 			}
 			h.Others = append(h.Others, id)
-			account, lives, err := s.Access.Account(ctx, tx, id)
+			account, _, err := s.Access.Account(ctx, tx, id)
 			if err != nil {
 				return h, err
 			}
-			if account != "" {
-				next = append(next, account)
-			}
-			h.Unknown = h.Unknown || account == "" && !lives || len(h.Others) > maxOthers
+			next = append(next, account)
+			h.Unknown = h.Unknown || account == "" || len(h.Others) > maxOthers
 		}
 	}
 	return h, nil

@@ -643,3 +643,15 @@ func TestWhoIsGoneWasSomebodysHand(t *testing.T) {
 	d.age("bob")
 	d.ok(d.approve(d.bob, mine)) // a week later
 }
+
+// Whom an issuer vouches for may be anybody whom the issuer's maker wants.
+func TestWhomOnlyAnIssuerKnowsHasNoHandsToShow(t *testing.T) {
+	d := twoPeople(t, dbtest.SQLite(t))
+	d.age("alice", "bob")
+	mine := d.asked(d.delete(d.alice))
+	puppet := identity.Principal{ID: ref.DerivedGUID([]byte("https://issuer.example puppet")), Kind: identity.Federated, Name: "puppet"}
+	of := access.NewGrant(access.Registry{}, puppet, access.NewHeld(access.Assignment{Principal: puppet.ID, Role: access.OwnerRole, Scope: ref.Everything}), access.Call{})
+	_, err := d.users.ResetUser(d.ctx, of, "bob")
+	d.ok(err)
+	d.wants("an account that somebody of an issuer's has reset", d.approve(d.bob, mine), fault.Denied)
+}
