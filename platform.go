@@ -179,7 +179,7 @@ func rotatePlatform(ctx context.Context, c *config, next platformConfig, keep bo
 	if now.Platform = next; inPlace {
 		now.Platform = c.Platform
 		if err := os.Rename(next.Key, c.Platform.Key); err != nil {
-			return err
+			return fmt.Errorf("both keys open the root now; breakwater platform retire --back gives the new one up: %w", err)
 		}
 		if err := syncDir(filepath.Dir(c.Platform.Key)); err != nil {
 			return err

@@ -43,15 +43,12 @@ func (s *Store) EraseRepository(ctx context.Context, g access.Grant, repo ref.Re
 	r := receipt.Receipt{Kind: receipt.Repository, Repository: repo, CustomerKey: receipt.HeldBy(holder),
 		Registry: receipt.Of{UID: g.Registry(), ID: g.RegistryID(), Name: g.RegistryID().Name()}}
 	// A blob that comes between two statements is erased with another try.
-	for range 10 {
-		err = s.db.Write(ctx, func(tx *db.Tx) (err error) {
+	err = db.Overtaken(ctx, nil, func() error {
+		return s.db.Write(ctx, func(tx *db.Tx) (err error) {
 			i, err = s.eraseRepository(ctx, tx, g, r, draft, receipts, approvals)
 			return err
 		})
-		if !db.IsForeignKey(err) {
-			break
-		}
-	}
+	})
 	if err != nil {
 		return receipt.Issued{}, approvals.Ask(ctx, g, err)
 	}

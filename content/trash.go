@@ -91,12 +91,7 @@ func (s *Store) DeleteRepository(ctx context.Context, g access.Grant, repo ref.R
 		return s.ledger.Append(ctx, tx, event(g, DeleteRepository, d))
 	}
 	// A blob that comes between two statements is deleted with another try.
-	for range 10 {
-		if err = s.db.Write(ctx, remove); !db.IsForeignKey(err) {
-			break
-		}
-	}
-	if err != nil {
+	if err := db.Overtaken(ctx, nil, func() error { return s.db.Write(ctx, remove) }); err != nil {
 		return nil, nil, err
 	}
 	return manifests, tags, nil

@@ -31,6 +31,26 @@ func IsForeignKey(err error) bool {
 		errors.Is(err, sqlite3.CONSTRAINT_TRIGGER) && strings.Contains(err.Error(), "FOREIGN KEY")
 }
 
+// Overtaken does what others may overtake: try again while a foreign key refuses it, because
+// something came in between, or is says of its error that it is of that kind. After about
+// a second of that it is fault.Unavailable, and whoever asked asks again.
+func Overtaken(ctx context.Context, is func(error) bool, try func() error) error {
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := try()
+		if !IsForeignKey(err) && (is == nil || !is(err)) {
+			return err
+		}
+		if pause > 512*time.Millisecond {
+			return fault.New(fault.Unavailable, "others change the same all the time; try again").After(time.Second).Because(err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // IsFull reports whether the disk or a quota is full. Such an error is already a fault.StorageFull.
 func IsFull(err error) bool {
 	return errors.Is(err, sqlite3.FULL) || state(err) == "53100" || noRoom(err)

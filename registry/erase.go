@@ -52,8 +52,8 @@ func (c Contents) purge(ctx context.Context) {
 // is under that too, which must answer; platform says to go on without: then the old keys
 // end though the customer refuses, or is gone, the new one is the platform's alone, and
 // the registry's settings say so. Content that is locked is Disallowed, and a lock on the
-// registry ScopeLocked. Under dual control
-// somebody else must have approved it.
+// registry ScopeLocked. Under dual control somebody
+// else must have approved it.
 func (s *Store) Erase(ctx context.Context, g access.Grant, id ref.ID, platform bool) (i receipt.Issued, err error) {
 	if err := g.Allows(access.RegistryErase, id.Scope()); err != nil {
 		return i, err
@@ -62,12 +62,11 @@ func (s *Store) Erase(ctx context.Context, g access.Grant, id ref.ID, platform b
 	if err != nil {
 		return i, err
 	}
-	for again := 0; ; again++ {
+	moved := func(err error) bool { return fault.Of(err) == fault.Stale || errors.Is(err, errMoved) }
+	err = db.Overtaken(ctx, moved, func() (err error) {
 		i, err = s.eraseOnce(ctx, g, id, platform, draft)
-		if fault.Of(err) != fault.Stale && !errors.Is(err, errMoved) && !db.IsForeignKey(err) || again == 10 {
-			break
-		}
-	}
+		return err
+	})
 	if err != nil {
 		return receipt.Issued{}, s.o.Approvals.Ask(ctx, g, err)
 	}

@@ -498,12 +498,11 @@ func (s *Store) Delete(ctx context.Context, g access.Grant, id ref.ID, ifMatch s
 	if err != nil {
 		return i, err
 	}
-	for again := 0; ; again++ {
+	moved := func(err error) bool { return errors.Is(err, errMoved) }
+	err = db.Overtaken(ctx, moved, func() (err error) {
 		i, err = s.deleteOnce(ctx, g, id, ifMatch, draft)
-		if !errors.Is(err, errMoved) && !db.IsForeignKey(err) || again == 10 {
-			break
-		}
-	}
+		return err
+	})
 	if err != nil {
 		return receipt.Issued{}, s.o.Approvals.Ask(ctx, g, err)
 	}
