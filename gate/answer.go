@@ -134,6 +134,7 @@ func (b *body) Read(p []byte) (int, error) {
 type outlet struct {
 	http.ResponseWriter
 	pace
+	lost bool // the connection broke: nobody waits for the rest
 }
 
 func (o *outlet) Write(p []byte) (int, error) {
@@ -142,8 +143,12 @@ func (o *outlet) Write(p []byte) (int, error) {
 	}
 	n, err := o.ResponseWriter.Write(p)
 	o.moved += int64(n)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = fault.New(fault.RequestTimeout, "the client took its answer too slowly").Because(err)
+	case err != nil:
+		// These two are what net/http says of a handler, and not of a connection.
+		o.lost = !errors.Is(err, http.ErrContentLength) && !errors.Is(err, http.ErrBodyNotAllowed)
 	}
 	return n, err
 }

@@ -86,7 +86,7 @@ type visit struct {
 func (g *Gate) serve(s Surface, w http.ResponseWriter, r *http.Request) {
 	v := &visit{start: time.Now(), correlation: correlation(r.Header)}
 	control := http.NewResponseController(w)
-	v.outlet = outlet{w, pace{deadline: control.SetWriteDeadline, stall: g.o.Limits.Stall}}
+	v.outlet = outlet{ResponseWriter: w, pace: pace{deadline: control.SetWriteDeadline, stall: g.o.Limits.Stall}}
 	if r.ProtoMajor == 1 {
 		v.free = chunk // of so little the listener takes care
 		defer v.rest() // the next request has the same connection
@@ -318,7 +318,7 @@ func (g *Gate) refuse(s Surface, v *visit, r *http.Request, err error) bool {
 		e := ledger.Event{Who: identity.ThisServer().Who(), Correlation: v.correlation}
 		g.o.Ledger.Alarm(r.Context(), ledger.Damage(e, "database", "page"), err, nil)
 	}
-	gone := r.Context().Err() != nil
+	gone := r.Context().Err() != nil || v.lost // a write may hear of it first
 	if level := severity(f, gone); g.o.Log.Enabled(r.Context(), level) {
 		g.o.Log.LogAttrs(r.Context(), level, "request failed",
 			slog.String("correlation", v.correlation), slog.String("operation", v.call.Operation),

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +165,51 @@ func last(t *testing.T, h *gatetest.House, operation string) (e ledger.Event, n 
 		}
 	}
 	return e, n
+}
+
+// A connection may be found broken by a write, before its request is told. That is a
+// client that left, and no error of the server; what the server could not read still is.
+func TestAClientThatLeavesIsNoErrorOfTheServer(t *testing.T) {
+	var log bytes.Buffer
+	h := gatetest.Open(t, dbtest.SQLite(t), func(o *gate.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	for _, row := range []struct {
+		path  string
+		write error
+		tells bool
+	}{
+		{"/large", errors.New("stream closed"), false},
+		{"/large", fmt.Errorf("write: %w", http.ErrBodyNotAllowed), true},
+		{"/large", fmt.Errorf("write: %w", http.ErrContentLength), true},
+		{"/source-breaks", nil, true},
+	} {
+		log.Reset()
+		r := httptest.NewRequest("GET", row.path, nil)
+		r.SetBasicAuth(h.OwnerName, h.OwnerPassword)
+		func() {
+			defer func() {
+				if p := recover(); p != nil && p != http.ErrAbortHandler {
+					t.Errorf("%s: %v", row.path, p)
+				}
+			}()
+			h.Gate.Serve(hall{}).ServeHTTP(left{httptest.NewRecorder(), row.write}, r)
+		}()
+		if tells := strings.Contains(log.String(), "level=ERROR"); tells != row.tells {
+			t.Errorf("%s, %v: %s", row.path, row.write, &log)
+		}
+	}
+}
+
+// left takes an answer to nowhere.
+type left struct {
+	*httptest.ResponseRecorder
+	err error
+}
+
+func (l left) Write(p []byte) (int, error) {
+	if l.err != nil {
+		return 0, l.err
+	}
+	return len(p), nil
 }
 
 func TestReadIsRecordedOnceWithWhatTheHandlerLearned(t *testing.T) {
