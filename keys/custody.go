@@ -189,14 +189,9 @@ type entry struct {
 
 // take makes rows what is known; e is locked.
 func (e *entry) take(at int64, rows []row) {
-	e.known, e.at, e.rows, e.holder, e.ring = len(rows) > 0, at, rows, nil, nil
+	e.known, e.at, e.rows, e.holder, e.ring = len(rows) > 0, at, rows, holderOf(rows), nil
 	e.good, e.bad, e.again, e.bridge = time.Time{}, nil, time.Time{}, 0
 	e.checks, e.wrote = 0, time.Time{}
-	for _, r := range rows {
-		if r.state == current {
-			e.holder = r.held
-		}
-	}
 }
 
 // A standing is what follows for who wants content.

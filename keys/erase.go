@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"breakwater/db"
@@ -35,12 +34,7 @@ const heldKey = `SELECT version FROM keyring WHERE registry = $1 AND version = $
 // Holder is who holds the keys of a registry beside the platform; nil if nobody does.
 func (s *Rings) Holder(ctx context.Context, uid string) (*Holder, error) {
 	rows, err := load(ctx, s.db, uid)
-	for _, r := range rows {
-		if r.state == current {
-			return r.held, err
-		}
-	}
-	return nil, err
+	return holderOf(rows), err
 }
 
 // An Erasure is the end of all data keys of a registry, prepared: nobody is asked for
@@ -60,17 +54,10 @@ type Ended struct {
 	Version     uint32    `json:"version"`
 	Created     time.Time `json:"created"`
 	Fingerprint string    `json:"fingerprint,omitempty"` // "" if its row was damaged, so that nobody can say which key it was
-
-	holder *Holder // beside the platform
 }
 
-// Held is who held the last of the keys beside the platform; nil if nobody did.
-func (e *Erasure) Held() (h *Holder) {
-	for _, k := range e.Keys {
-		h = k.holder
-	}
-	return h
-}
+// Held is who held the keys beside the platform; nil if nobody did.
+func (e *Erasure) Held() *Holder { return holderOf(e.was) }
 
 // Erase prepares that all keys of a registry are destroyed. With renew a new one follows,
 // wrapped for to as well if that is not nil: it must answer.
@@ -81,14 +68,13 @@ func (s *Rings) Erase(ctx context.Context, uid string, renew bool, to *Holder) (
 	}
 	e, last := &Erasure{s: s, uid: uid, was: rows}, uint32(0)
 	for _, r := range rows {
-		last = max(last, r.version)
-		ended := Ended{Version: r.version, Created: r.created, holder: r.held}
+		last = r.version // they come in this order
+		ended := Ended{Version: r.version, Created: r.created}
 		if ended.Fingerprint, err = s.fingerprint(ctx, uid, r); err != nil && !errors.Is(err, ErrDamaged) {
 			return nil, err
 		}
 		e.Keys = append(e.Keys, ended)
 	}
-	slices.SortFunc(e.Keys, func(a, b Ended) int { return int(int64(a.Version) - int64(b.Version)) })
 	if renew {
 		e.Next = &Rewrap{s: s, uid: uid, Holder: to, began: time.Now()}
 		if err := e.Next.add(ctx, last+1); err != nil { // never a version that there was: what was sealed with it is not this key's

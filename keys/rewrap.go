@@ -152,13 +152,7 @@ func (s *Rings) prepare(ctx context.Context, uid string) (*Rewrap, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Rewrap{s: s, uid: uid, at: at, was: rows, ring: ring, began: time.Now()}
-	for _, row := range rows {
-		if row.state == current {
-			r.Was = row.held
-		}
-	}
-	return r, nil
+	return &Rewrap{s: s, uid: uid, at: at, was: rows, ring: ring, began: time.Now(), Was: holderOf(rows)}, nil
 }
 
 // Commit makes it so, in the transaction that changes the registry's document. It is

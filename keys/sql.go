@@ -113,6 +113,7 @@ type reader interface {
 	Query(ctx context.Context, text string, args ...any) (*db.Rows, error)
 }
 
+// load is the rows of a registry, by version.
 func load(ctx context.Context, d reader, registry string) ([]row, error) {
 	rows, err := d.Query(ctx, `SELECT version, wrapped, state, created, held FROM keyring WHERE registry = $1 ORDER BY version`, registry)
 	if err != nil {
@@ -135,6 +136,17 @@ func load(ctx context.Context, d reader, registry string) ([]row, error) {
 		all = append(all, r)
 	}
 	return all, rows.Err()
+}
+
+// holderOf is who holds the keys of a registry beside the platform: the current one and,
+// because they are wrapped together, all of them; nil if nobody does.
+func holderOf(rows []row) *Holder {
+	for _, r := range rows {
+		if r.state == current {
+			return r.held
+		}
+	}
+	return nil
 }
 
 // keyed are the registries that have keys.
