@@ -165,6 +165,7 @@ func (r *Receipt) notReached() []string {
 	all := []string{
 		"copies of the database, such as backups, snapshots and archived logs, from before: they hold the keys or secrets that were destroyed here, for who has the platform's key" +
 			map[bool]string{true: " and, for what was sealed while it held them, the customer's key"}[r.CustomerKey != nil],
+		"what the server's own database keeps of deleted rows, for who has the platform's key and that database: PostgreSQL until VACUUM, and in its log; SQLite, rarely, in gaps of its pages",
 		"what clients, caches and other registries have pulled",
 		"the ledger, which has the names and digests of what there was",
 	}
